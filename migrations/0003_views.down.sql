@@ -1,0 +1,1 @@
+drop view longshore.execution_steps, longshore.step_leases;

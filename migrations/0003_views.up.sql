@@ -1,0 +1,31 @@
+-- What each lane holds, one row a step: who runs what, since when, until when its lease stands.
+create view longshore.step_leases as
+select l.shard, l.lane_id, l.cycle, l.expires_at, w.worker_id, k.name as worker, h.run_id, h.frame, h.node, h.kind, h.attempt, h.claimed_at
+from longshore.lanes l
+cross join lateral unnest(l.run_ids, l.frames, l.nodes, l.kinds, l.attempts, l.claimed_at) h(run_id, frame, node, kind, attempt, claimed_at)
+left join longshore.worker_lanes w on w.shard = l.shard and w.lane_id = l.lane_id
+left join longshore.workers k on k.worker_id = w.worker_id;
+
+-- The state of every step that has one. A step has exactly one home (ready, delayed, a lane's baton) or, once it ended, its latest attempt.
+-- since: when it came to that home, or when it finished; until: when it is due, or when its lease expires.
+create view longshore.execution_steps as
+with homes as (
+    select shard, run_id, frame, node, 'ready'::text as state, attempt, longshore.seq_time(seq) as since, null::timestamptz as until
+    from longshore.step_ready where kind in (0, 3)
+    union all
+    select shard, run_id, frame, node, 'delayed', attempt, null, due_at
+    from longshore.step_delayed where kind in (0, 3)
+    union all
+    select shard, run_id, frame, node, 'running', attempt, claimed_at, expires_at
+    from longshore.step_leases where kind in (0, 3)
+), ended as (
+    select distinct on (shard, run_id, frame, node) shard, run_id, frame, node, outcome, attempt, finished_at
+    from longshore.execution_step_attempts
+    order by shard, run_id, frame, node, attempt desc
+)
+select shard, run_id, frame, node, state, attempt, since, until from homes where node >= 0
+union all
+select e.shard, e.run_id, e.frame, e.node,
+    (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[e.outcome], e.attempt, e.finished_at, null
+from ended e
+where e.node >= 0 and not exists (select from homes h where h.shard = e.shard and h.run_id = e.run_id and h.frame = e.frame and h.node = e.node);
