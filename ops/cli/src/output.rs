@@ -1,5 +1,7 @@
 //! How results are printed: for people, or as one JSON object with documented keys.
 
+use std::io::{ErrorKind, Write};
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -20,9 +22,18 @@ impl Format {
         text: impl FnOnce(&T) -> String,
     ) -> Result<()> {
         match self {
-            Self::Text => println!("{}", text(result)),
-            Self::Json => println!("{}", serde_json::to_string_pretty(result)?),
+            Self::Text => line(&text(result)),
+            Self::Json => line(&serde_json::to_string_pretty(result)?),
         }
-        Ok(())
+    }
+}
+
+/// Print a line, at once. A reader that has gone (`| head`) has had enough: the process ends, as a success.
+pub(crate) fn line(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
     }
 }

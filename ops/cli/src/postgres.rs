@@ -57,6 +57,15 @@ pub struct Started {
     pub was_running: bool,
 }
 
+/// The folder of the Postgres programs that a new cluster is made with.
+///
+/// # Errors
+/// When there are none of version 15 or newer that can be run here: [`Exit::NotFound`].
+pub fn programs() -> Result<PathBuf> {
+    let owner = Owner::for_this_process()?;
+    Ok(Binaries::find(owner.as_ref(), None)?.dir)
+}
+
 /// How the cluster is reached, as `cluster.json` keeps it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Access {

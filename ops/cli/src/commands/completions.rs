@@ -4,6 +4,8 @@ use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
+use crate::output;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The shell
@@ -13,12 +15,8 @@ pub(crate) struct Arguments {
 impl Arguments {
     pub(crate) fn run(self) -> Result<()> {
         let mut command = crate::Arguments::command();
-        clap_complete::generate(
-            self.shell,
-            &mut command,
-            "longshore",
-            &mut std::io::stdout(),
-        );
-        Ok(())
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "longshore", &mut script);
+        output::line(String::from_utf8(script)?.trim_end())
     }
 }

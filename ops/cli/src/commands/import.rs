@@ -9,7 +9,7 @@ use longshore::{
     wfcommons::{self, Graph},
 };
 
-use crate::Global;
+use crate::{Global, output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -38,10 +38,7 @@ impl Command {
         }
         let graph = Graph::read(&file)?;
         let name = name.unwrap_or_else(|| wfcommons::name_of(&file));
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&graph.definition(&name, time_scale))?
-        );
-        Ok(())
+        let definition = graph.definition(&name, time_scale);
+        output::line(&serde_json::to_string_pretty(&definition)?)
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Command {
     },
     /// Print the URL of the running cluster
     Url(Place),
+    /// Print the folder of the Postgres programs that are used
+    Where,
     /// Stop the cluster when the command that started this process is gone
     #[command(hide = true)]
     Guard {
@@ -60,6 +62,11 @@ struct Running {
 struct Stopped {
     was_running: bool,
     dir: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Programs {
+    programs: PathBuf,
 }
 
 impl Command {
@@ -108,6 +115,14 @@ impl Command {
                         dir.display()
                     ))),
                 }
+            }
+            Self::Where => {
+                let programs = Programs {
+                    programs: postgres::programs()?,
+                };
+                global
+                    .output
+                    .print(&programs, |found| found.programs.display().to_string())
             }
             Self::Guard { place, remove } => postgres::guard(place.cluster()?.dir(), remove),
         }

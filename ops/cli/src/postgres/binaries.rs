@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::owner::Owner;
+use crate::exit::Exit;
 
 /// The environment variable that names the folder of Postgres' programs.
 pub(super) const PG_BIN: &str = "LONGSHORE_PG_BIN";
@@ -38,7 +39,8 @@ const PLAIN: [&str; 3] = [
 /// A folder of Postgres programs that can run here.
 #[derive(Clone, Debug)]
 pub(super) struct Binaries {
-    dir: PathBuf,
+    /// The folder, absolute.
+    pub(super) dir: PathBuf,
     /// The major version, 15 or more.
     pub(super) major: u32,
 }
@@ -51,7 +53,7 @@ impl Binaries {
     /// Says what was found instead and how to get what is needed.
     pub(super) fn find(owner: Option<&Owner>, major: Option<u32>) -> Result<Self> {
         if let Some(dir) = env::var_os(PG_BIN).filter(|dir| !dir.is_empty()) {
-            let found = Self::probe(Path::new(&dir), owner)
+            let found = Self::probe(&std::path::absolute(&dir)?, owner)
                 .with_context(|| format!("{PG_BIN} names {}", Path::new(&dir).display()))?;
             return match found.unusable(major) {
                 Some(why) => bail!("{PG_BIN} names {}: {why}", found.dir.display()),
@@ -74,9 +76,9 @@ impl Binaries {
             true => String::new(),
             false => format!(" (found {})", refused.join("; ")),
         };
-        bail!(
+        Err(Exit::NotFound.error(format!(
             "found no {wanted}{seen}: install it (Debian and Ubuntu: apt-get install postgresql; macOS: brew install postgresql), or set {PG_BIN} to the folder of its initdb, pg_ctl and postgres"
-        );
+        )))
     }
 
     /// A command of this installation, run as `owner`, deaf to the caller's own Postgres settings.
