@@ -70,6 +70,8 @@ pub struct Ended<'a> {
     pub random: f64,
     /// It occupied a slot of its queue (engine steps do not).
     pub slot: bool,
+    /// Its lane may go on with its successor (the bound of fairness).
+    pub may_keep: bool,
 }
 
 /// What a lane has room for: free slots per queue it serves, and in all.
@@ -316,7 +318,7 @@ impl Plan {
             claimed_at: None,
         };
         // the first successor stays with the lane; the others go to whoever is free (this lane too: its claim sees them)
-        let keep = !step.solo && if engine { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
+        let keep = ended.may_keep && if engine { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
         if keep {
             self.batch.kept.push(next);
             self.kept_from.push(Some(index));
