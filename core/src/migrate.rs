@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 
 /// A function of the schema: its text is one file of `core/sql`, named as the function.
 #[derive(Clone, Copy, Debug)]
@@ -25,15 +25,23 @@ pub struct Function {
 impl Function {
     /// What Postgres keeps of the text: between the dollar quotes.
     fn body(&self) -> &'static str {
-        let Some((_, quoted)) = self.text.split_once("\nas $") else { return "" };
-        let Some((tag, rest)) = quoted.split_once('$') else { return "" };
-        rest.rsplit_once(&format!("${tag}$")).map_or("", |(body, _)| body)
+        let Some((_, quoted)) = self.text.split_once("\nas $") else {
+            return "";
+        };
+        let Some((tag, rest)) = quoted.split_once('$') else {
+            return "";
+        };
+        rest.rsplit_once(&format!("${tag}$"))
+            .map_or("", |(body, _)| body)
     }
 }
 
 macro_rules! function {
     ($folder:literal, $name:literal) => {
-        Function { name: $name, text: include_str!(concat!("../sql/", $folder, "/", $name, ".sql")) }
+        Function {
+            name: $name,
+            text: include_str!(concat!("../sql/", $folder, "/", $name, ".sql")),
+        }
     };
 }
 
@@ -43,12 +51,25 @@ pub const FUNCTIONS: &[Function] = &[
     function!("run", "start_runs"),
     function!("run", "start_run"),
     function!("run", "close_run"),
+    function!("cycle", "cycle"),
+    function!("cycle", "recover"),
+    function!("cycle", "promote"),
+    function!("cycle", "reap"),
+    function!("cycle", "settle_begin"),
+    function!("cycle", "settle"),
+    function!("cycle", "upkeep"),
+    function!("cycle", "complete_in"),
+    function!("cycle", "run_inputs"),
+    function!("cycle", "step_results"),
 ];
 
 /// The oldest Postgres that has all we use.
 const MIN_SERVER: i32 = 150_000;
 
-static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("../migrations") };
+static MIGRATIONS: Migrator = Migrator {
+    ignore_missing: true,
+    ..sqlx::migrate!("../migrations")
+};
 
 /// Why the schema is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -57,13 +78,17 @@ pub enum Error {
     #[error("this database has no longshore schema: run `longshore migrate up`")]
     SchemaMissing,
     /// The schema is older than this binary, or a function of it is missing.
-    #[error("the longshore schema is older than this binary ({missing} missing): run `longshore migrate up`")]
+    #[error(
+        "the longshore schema is older than this binary ({missing} missing): run `longshore migrate up`"
+    )]
     SchemaOld {
         /// What it lacks, for people.
         missing: String,
     },
     /// The schema has a migration this binary does not know, so it cannot undo it.
-    #[error("the schema has migration {version}, which this binary does not know: migrate down with the newer binary that made it")]
+    #[error(
+        "the schema has migration {version}, which this binary does not know: migrate down with the newer binary that made it"
+    )]
     SchemaNewer {
         /// The newest migration of the schema.
         version: i64,
@@ -136,8 +161,13 @@ pub enum FunctionState {
 impl Status {
     /// True if nothing is missing or differs; a newer schema is current too.
     pub fn is_current(&self) -> bool {
-        self.migrations.iter().all(|migration| migration.applied_at.is_some())
-            && self.functions.iter().all(|function| function.state == FunctionState::Installed)
+        self.migrations
+            .iter()
+            .all(|migration| migration.applied_at.is_some())
+            && self
+                .functions
+                .iter()
+                .all(|function| function.state == FunctionState::Installed)
     }
 }
 
@@ -176,10 +206,17 @@ pub async fn status(conn: &mut PgConnection) -> Result<Status, Error> {
                 applied_at: applied.get(&migration.version).copied(),
             })
             .collect(),
-        unknown: applied.keys().filter(|version| !known.contains(version)).copied().collect(),
+        unknown: applied
+            .keys()
+            .filter(|version| !known.contains(version))
+            .copied()
+            .collect(),
         functions: FUNCTIONS
             .iter()
-            .map(|function| FunctionStatus { name: function.name, state: state_of(function, &installed) })
+            .map(|function| FunctionStatus {
+                name: function.name,
+                state: state_of(function, &installed),
+            })
             .collect(),
     })
 }
@@ -192,11 +229,18 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), Error> {
         return Err(Error::SchemaMissing);
     }
     if let Some(version) = versions().find(|version| !applied.contains_key(version)) {
-        return Err(Error::SchemaOld { missing: format!("migration {version}") });
+        return Err(Error::SchemaOld {
+            missing: format!("migration {version}"),
+        });
     }
     let installed = installed(conn).await?;
-    match FUNCTIONS.iter().find(|function| !installed.contains_key(function.name)) {
-        Some(function) => Err(Error::SchemaOld { missing: format!("function {}", function.name) }),
+    match FUNCTIONS
+        .iter()
+        .find(|function| !installed.contains_key(function.name))
+    {
+        Some(function) => Err(Error::SchemaOld {
+            missing: format!("function {}", function.name),
+        }),
         None => Ok(()),
     }
 }
@@ -205,14 +249,23 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), Error> {
 /// `up` finds its migrations applied.
 pub fn sql() -> String {
     let mut script = String::from("-- The schema of Longshore, for an empty database.\nbegin;\n");
-    for part in [include_str!("../sql/migrate/create_schema.sql"), include_str!("../sql/migrate/history.sql")] {
+    for part in [
+        include_str!("../sql/migrate/create_schema.sql"),
+        include_str!("../sql/migrate/history.sql"),
+    ] {
         let _ = writeln!(script, "{};\n", part.trim_end().trim_end_matches(';'));
     }
-    for migration in MIGRATIONS.iter().filter(|migration| migration.migration_type.is_up_migration()) {
-        let checksum = migration.checksum.iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+    for migration in MIGRATIONS
+        .iter()
+        .filter(|migration| migration.migration_type.is_up_migration())
+    {
+        let checksum = migration
+            .checksum
+            .iter()
+            .fold(String::new(), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            });
         let _ = writeln!(
             script,
             "{}\ninsert into longshore._sqlx_migrations (version, description, success, checksum, execution_time)\n\
@@ -225,19 +278,29 @@ pub fn sql() -> String {
     for function in FUNCTIONS {
         let _ = writeln!(script, "{}\n", function.text.trim_end());
     }
-    let _ = writeln!(script, "{};\ncommit;", include_str!("../sql/migrate/make_partitions.sql").trim_end());
+    let _ = writeln!(
+        script,
+        "{};\ncommit;",
+        include_str!("../sql/migrate/make_partitions.sql").trim_end()
+    );
     script
 }
 
 async fn up_alone(conn: &mut PgConnection) -> Result<Up, Error> {
     let before = applied(conn).await?;
-    sqlx::raw_sql(include_str!("../sql/migrate/create_schema.sql")).execute(&mut *conn).await?;
-    sqlx::raw_sql(include_str!("../sql/migrate/use_schema.sql")).execute(&mut *conn).await?;
+    execute(&mut *conn, include_str!("../sql/migrate/create_schema.sql")).await?;
+    execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
     run_migrations(conn).await?;
     install_functions(conn).await?;
-    let partitions =
-        sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql")).fetch_one(&mut *conn).await?;
-    Ok(Up { applied: versions().filter(|version| !before.contains_key(version)).collect(), partitions })
+    let partitions = sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql"))
+        .fetch_one(&mut *conn)
+        .await?;
+    Ok(Up {
+        applied: versions()
+            .filter(|version| !before.contains_key(version))
+            .collect(),
+        partitions,
+    })
 }
 
 async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error> {
@@ -249,21 +312,29 @@ async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error>
     if let Some(&version) = before.keys().rev().find(|version| !known.contains(version)) {
         return Err(Error::SchemaNewer { version });
     }
-    let undone: Vec<i64> = before.keys().rev().filter(|version| **version > to).copied().collect();
+    let undone: Vec<i64> = before
+        .keys()
+        .rev()
+        .filter(|version| **version > to)
+        .copied()
+        .collect();
     if undone.is_empty() {
         return Ok(undone);
     }
-    sqlx::raw_sql(include_str!("../sql/migrate/use_schema.sql")).execute(&mut *conn).await?;
+    execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
     drop_functions(conn, Drop::All).await?;
     for version in &undone {
-        for migration in MIGRATIONS.iter().filter(|m| m.version == *version && m.migration_type.is_down_migration()) {
+        for migration in MIGRATIONS
+            .iter()
+            .filter(|m| m.version == *version && m.migration_type.is_down_migration())
+        {
             conn.revert(migration).await?;
         }
     }
     if to <= 0 {
         // Someone may keep a table of their own in our schema: then the empty schema stays, which is no error.
         let mut tx = conn.begin().await?;
-        match sqlx::raw_sql(include_str!("../sql/migrate/drop_schema.sql")).execute(&mut *tx).await {
+        match execute(&mut tx, include_str!("../sql/migrate/drop_schema.sql")).await {
             Ok(_) => tx.commit().await?,
             Err(_) => tx.rollback().await?,
         }
@@ -279,7 +350,7 @@ fn run_migrations(conn: &mut PgConnection) -> BoxFuture<'_, Result<(), MigrateEr
 async fn install_functions(conn: &mut PgConnection) -> Result<(), Error> {
     let mut tx = conn.begin().await?;
     for function in FUNCTIONS {
-        sqlx::raw_sql(function.text).execute(&mut *tx).await?;
+        execute(&mut tx, function.text).await?;
     }
     drop_functions(&mut tx, Drop::Leftovers).await?;
     tx.commit().await?;
@@ -298,37 +369,53 @@ async fn drop_functions(conn: &mut PgConnection, which: Drop) -> Result<(), Erro
         .fetch_all(&mut *conn)
         .await?;
     for statement in statements {
-        sqlx::raw_sql(&statement).execute(&mut *conn).await?;
+        execute(&mut *conn, &statement).await?;
     }
     Ok(())
 }
 
+/// One statement or a script, in the simple protocol.
+async fn execute(conn: &mut PgConnection, text: &str) -> Result<(), sqlx::Error> {
+    conn.execute(text).await.map(drop)
+}
+
 /// The migrator keeps its lock when it fails; the connection may live on.
 async fn unlock<T>(conn: &mut PgConnection, result: Result<T, Error>) -> Result<T, Error> {
-    let unlocked = sqlx::query(include_str!("../sql/migrate/unlock.sql")).execute(conn).await;
+    let unlocked = sqlx::query(include_str!("../sql/migrate/unlock.sql"))
+        .execute(conn)
+        .await;
     let value = result?;
     unlocked?;
     Ok(value)
 }
 
 async fn server_version(conn: &mut PgConnection) -> Result<i32, Error> {
-    Ok(sqlx::query_scalar(include_str!("../sql/migrate/server_version.sql")).fetch_one(conn).await?)
+    Ok(
+        sqlx::query_scalar(include_str!("../sql/migrate/server_version.sql"))
+            .fetch_one(conn)
+            .await?,
+    )
 }
 
 async fn applied(conn: &mut PgConnection) -> Result<BTreeMap<i64, DateTime<Utc>>, Error> {
-    let has_history: bool =
-        sqlx::query_scalar(include_str!("../sql/migrate/has_history.sql")).fetch_one(&mut *conn).await?;
+    let has_history: bool = sqlx::query_scalar(include_str!("../sql/migrate/has_history.sql"))
+        .fetch_one(&mut *conn)
+        .await?;
     if !has_history {
         return Ok(BTreeMap::new());
     }
     let rows: Vec<(i64, DateTime<Utc>)> =
-        sqlx::query_as(include_str!("../sql/migrate/applied.sql")).fetch_all(conn).await?;
+        sqlx::query_as(include_str!("../sql/migrate/applied.sql"))
+            .fetch_all(conn)
+            .await?;
     Ok(rows.into_iter().collect())
 }
 
 async fn installed(conn: &mut PgConnection) -> Result<BTreeMap<String, String>, Error> {
-    let rows: Vec<(String, String)> =
-        sqlx::query_as(include_str!("../sql/migrate/functions.sql")).bind(names()).fetch_all(conn).await?;
+    let rows: Vec<(String, String)> = sqlx::query_as(include_str!("../sql/migrate/functions.sql"))
+        .bind(names())
+        .fetch_all(conn)
+        .await?;
     Ok(rows.into_iter().collect())
 }
 
@@ -341,7 +428,10 @@ fn state_of(function: &Function, installed: &BTreeMap<String, String>) -> Functi
 }
 
 fn versions() -> impl Iterator<Item = i64> {
-    MIGRATIONS.iter().filter(|migration| migration.migration_type.is_up_migration()).map(|migration| migration.version)
+    MIGRATIONS
+        .iter()
+        .filter(|migration| migration.migration_type.is_up_migration())
+        .map(|migration| migration.version)
 }
 
 fn names() -> Vec<&'static str> {
@@ -369,13 +459,23 @@ mod tests {
     #[test]
     fn every_function_file_is_installed() {
         let mut files = Vec::new();
-        sql_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"), &mut files);
+        sql_files(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"),
+            &mut files,
+        );
         let on_disk: BTreeSet<String> = files
             .iter()
-            .filter(|path| std::fs::read_to_string(path).unwrap().contains("create or replace function"))
+            .filter(|path| {
+                std::fs::read_to_string(path)
+                    .unwrap()
+                    .contains("create or replace function")
+            })
             .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
             .collect();
-        let listed: BTreeSet<String> = FUNCTIONS.iter().map(|function| function.name.to_owned()).collect();
+        let listed: BTreeSet<String> = FUNCTIONS
+            .iter()
+            .map(|function| function.name.to_owned())
+            .collect();
         assert_eq!(on_disk, listed);
         assert_eq!(listed.len(), FUNCTIONS.len(), "two functions of one name");
     }
@@ -384,10 +484,25 @@ mod tests {
     fn a_function_file_holds_one_function_of_its_name() {
         for function in FUNCTIONS {
             let begins = format!("create or replace function longshore.{}(", function.name);
-            assert_eq!(function.text.matches("create or replace function").count(), 1, "{}", function.name);
+            assert_eq!(
+                function.text.matches("create or replace function").count(),
+                1,
+                "{}",
+                function.name
+            );
             assert!(function.text.contains(&begins), "{}", function.name);
-            assert!(function.text.contains("set search_path = longshore, pg_temp"), "{}", function.name);
-            assert!(function.body().contains("begin"), "{} has no body between dollar quotes", function.name);
+            assert!(
+                function
+                    .text
+                    .contains("set search_path = longshore, pg_temp"),
+                "{}",
+                function.name
+            );
+            assert!(
+                function.body().contains("begin"),
+                "{} has no body between dollar quotes",
+                function.name
+            );
         }
     }
 
