@@ -14,3 +14,4 @@ pub mod state;
 pub mod database;
 pub mod migrate;
 pub mod pacing;
+pub mod run;

@@ -8,7 +8,8 @@
 --   p_priorities  0 to 3, 0 first; null is 1
 --   p_versions    version numbers; null is the latest
 -- Returns a row for each element, in order; ordinal counts from 1.
--- Errors: LS001 unknown workflow, LS002 unknown version, LS003 payload too large, LS004 invalid priority, LS005 key_conflict, LS006 bad key.
+-- Errors: LS001 unknown workflow, LS002 unknown version, LS003 payload too large, LS004 invalid priority, LS005 key_conflict, LS006 bad key;
+-- the detail is a JSON object for programs.
 create or replace function longshore.start_runs(p_workflows text[], p_inputs text[], p_keys text[], p_run_ats timestamptz[],
     p_priorities smallint[], p_versions int[])
 returns table(ordinal int, run_id uuid, created boolean)
@@ -62,19 +63,21 @@ begin
     loop
         if v_bad.workflow_id is null or (v_bad.version_id is null and v_bad.version is null) then
             raise exception 'unknown workflow "%"', v_bad.workflow
-                using errcode = 'LS001', hint = 'publish it first: longshore workflow apply';
+                using errcode = 'LS001', detail = jsonb_build_object('workflow', v_bad.workflow), hint = 'publish it first: longshore workflow apply';
         elsif v_bad.version_id is null then
             raise exception 'workflow "%" has no version %', v_bad.workflow, v_bad.version
-                using errcode = 'LS002', hint = 'leave the version out to start the latest';
+                using errcode = 'LS002', detail = jsonb_build_object('workflow', v_bad.workflow, 'version', v_bad.version),
+                    hint = 'leave the version out to start the latest';
         elsif v_bad.bytes > v_limit then
             raise exception 'the input of run % of the call has % bytes, the limit is %', v_bad.n, v_bad.bytes, v_limit
-                using errcode = 'LS003', hint = 'pass a reference to the data, or raise longshore.max_payload_bytes';
+                using errcode = 'LS003', detail = jsonb_build_object('bytes', v_bad.bytes, 'limit', v_limit),
+                    hint = 'pass a reference to the data, or raise longshore.max_payload_bytes';
         elsif v_bad.priority not between 0 and 3 then
             raise exception 'priority % is not between 0 and 3', v_bad.priority
-                using errcode = 'LS004', hint = '0 is first, 1 is the default';
+                using errcode = 'LS004', detail = jsonb_build_object('priority', v_bad.priority), hint = '0 is first, 1 is the default';
         elsif v_bad.key = '' or length(v_bad.key) > 512 then
             raise exception 'a key has 1 to 512 characters, this one has %', length(v_bad.key)
-                using errcode = 'LS006';
+                using errcode = 'LS006', detail = jsonb_build_object('length', length(v_bad.key));
         else
             raise exception 'run_at cannot be infinity' using errcode = '22008';
         end if;
@@ -104,7 +107,8 @@ begin
                     using errcode = '40001', hint = 'start again';
             elsif not v_bad.same then
                 raise exception 'key_conflict: run % has key "%" and another input', v_bad.run_id, v_bad.key
-                    using errcode = 'LS005', detail = v_bad.run_id::text, hint = 'use another key, or the same input';
+                    using errcode = 'LS005', detail = jsonb_build_object('run_id', v_bad.run_id, 'key', v_bad.key),
+                        hint = 'use another key, or the same input';
             end if;
             v_run_ids[v_bad.n] := v_bad.run_id;
             v_created[v_bad.n] := false;
