@@ -13,5 +13,7 @@ pub mod state;
 // Storage: each owns the SQL of its folder in core/sql.
 pub mod database;
 pub mod migrate;
+pub mod notify;
 pub mod pacing;
+pub mod prune;
 pub mod run;

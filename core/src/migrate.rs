@@ -51,6 +51,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("run", "start_runs"),
     function!("run", "start_run"),
     function!("run", "close_run"),
+    function!("prune", "prune_runs"),
     function!("cycle", "cycle"),
     function!("cycle", "recover"),
     function!("cycle", "promote"),
