@@ -9,3 +9,9 @@ pub mod error;
 pub mod payload;
 pub mod retry;
 pub mod state;
+
+// Storage: each owns the SQL of its folder in core/sql.
+pub mod database;
+pub mod migrate;
+pub mod pacing;
+pub mod run;
