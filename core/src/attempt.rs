@@ -9,13 +9,16 @@ use uuid::Uuid;
 
 use crate::cycle::{Batch, Due, EndedAttempt, JoinArrival, JoinKey, RunEnding};
 use crate::error::{self, StepError};
-use crate::graph::{END, NodeKind, NodeNumber, Termination, Values};
+use crate::graph::{END, NodeKind, NodeNumber, NodeResult, Termination, Values};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
 use crate::retry::{Retry, RetryPolicy};
 use crate::state::{Outcome, RunState};
 use crate::successor::{Consequences, Ending as Successors, RunEnd, successor};
 use crate::workflow::LoadedVersion;
+
+/// Why a join is skipped.
+const TOO_FEW: &str = "too few in-edges of the join were taken";
 
 /// What became of a step that a lane held.
 #[derive(Clone, Debug)]
@@ -209,8 +212,11 @@ impl Plan {
             Ending::Told => match step.kind {
                 StepKind::Rest => self.follow(index, ended, &Successors::Rested),
                 _ => {
-                    self.record_skip(step.run_id, step.frame, step.node, "no in-edge of the join was taken");
+                    self.record_skip(step.run_id, step.frame, step.node, TOO_FEW);
                     self.follow(index, ended, &Successors::Skipped);
+                    if ended.version.graph.join(step.node).is_some_and(|join| join.fires_early()) {
+                        self.follow(index, ended, &Successors::Rested);
+                    }
                 }
             },
         }
@@ -364,12 +370,12 @@ impl Plan {
                 };
                 if fires {
                     self.keep_complete_join(from, frame, node, &arrived);
-                    if arrived.need > 0 {
-                        self.spread(&arrived, from, node, &Successors::Rested);
-                    }
                 } else {
-                    self.record_skip(run_id, frame, node, "too few in-edges of the join were taken");
+                    self.record_skip(run_id, frame, node, TOO_FEW);
                     self.spread(&arrived, from, node, &Successors::Skipped);
+                }
+                if arrived.need > 0 {
+                    self.spread(&arrived, from, node, &Successors::Rested);
                 }
             }
         }
@@ -528,7 +534,8 @@ fn again(step: &HeldStep) -> HeldStep {
 fn run_output(ended: &Ended<'_>, output: Option<&Payload>) -> Result<Payload, StepError> {
     match output {
         Some(output) => {
-            let values = ended.values.with_completed(ended.step.node, output.clone());
+            let mut values = ended.values.clone();
+            values.results.insert(ended.step.node, NodeResult::Completed(output.clone()));
             ended.version.graph.run_output(&values)
         }
         None => ended.version.graph.run_output(ended.values),

@@ -11,8 +11,10 @@ use chrono::{DateTime, Utc};
 use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
 use longshore_core::cycle::{self, Baton, HeldRow, Pass, Passed};
 use longshore_core::error::{self, StepError};
-use longshore_core::graph::{RunFacts, Values};
+use longshore_core::graph::{NodeResult, RunFacts, Values};
+use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
+use longshore_core::state::RunState;
 use longshore_core::workflow::LoadedVersion;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +93,10 @@ pub(crate) struct Held {
     pub(crate) metrics: Option<Arc<StepMetrics>>,
     /// The run had not ended when the step was claimed.
     pub(crate) live: bool,
+    /// The run was paused when the step was claimed.
+    pub(crate) paused: bool,
+    /// `values.run.input` is the run's input.
+    pub(crate) input_at_hand: bool,
     /// When its first attempt began, where its policy bounds the time since then.
     pub(crate) since_first: Option<Instant>,
     /// It occupies a slot: it runs a handler.
@@ -635,10 +641,12 @@ impl Finished {
         let mut values = before.values.clone();
         if with_values {
             match &self.ending {
-                Ending::Completed(output) | Ending::Advanced(output) => values = values.with_completed(before.step.node, output.clone()),
+                Ending::Completed(output) | Ending::Advanced(output) => {
+                    values.results.insert(before.step.node, NodeResult::Completed(output.clone()));
+                }
                 Ending::Failed { error, .. } => {
-                    let node = before.version.graph.node(before.step.node).map_or("", |node| &node.id);
-                    values = values.with_failed(before.step.node, error.clone().at(node, before.step.attempt).to_payload());
+                    let error = error.clone().at(before.version.graph.id(before.step.node), before.step.attempt);
+                    values.results.insert(before.step.node, NodeResult::Failed(error.to_payload()));
                 }
                 _ => {}
             }
@@ -648,6 +656,8 @@ impl Finished {
             version: before.version.clone(),
             values,
             live: true,
+            paused: false,
+            input_at_hand: before.input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,
             slot: false,
@@ -659,20 +669,31 @@ impl Finished {
 }
 
 impl Held {
+    /// Drop the values that neither this step nor its edges refer to.
+    pub(crate) fn keep_needed_values(&mut self) {
+        if let Some(node) = self.version.graph.node(self.step.node) {
+            let needs = &node.needs().nodes;
+            self.values.results.retain(|node, _| needs.contains(node));
+        }
+    }
+
     fn new(claimed: Claimed, version: Arc<LoadedVersion>) -> Self {
         let Claimed { step, run_state, input, key } = claimed;
+        let input_at_hand = input.is_some();
         let run = RunFacts {
             run_id: step.run_id,
             workflow: version.workflow.clone(),
             version: version.version,
             key,
-            input,
+            input: input.unwrap_or_else(Payload::null),
         };
         Self {
             step,
             version,
             values: Values::new(Arc::new(run)),
             live: run_state.is_some_and(|state| !state.has_ended()),
+            paused: run_state == Some(RunState::Paused),
+            input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,
             slot: false,

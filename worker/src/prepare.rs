@@ -101,19 +101,13 @@ fn needs(held: &Held) -> (Vec<NodeNumber>, bool) {
             if kind == StepKind::Advance {
                 nodes.push(node);
             }
-            // the run's output may be built from it when this node is the only sink
-            nodes.extend(ends_run(held).then(|| graph.end_needs().nodes.iter().copied().filter(|n| *n != node)).into_iter().flatten());
             let checks_input = step.attempt == 1 && graph.entries() == [node] && graph.input_schema_value().is_some();
-            (nodes, needs.run_input || checks_input || (ends_run(held) && graph.end_needs().run_input))
+            (nodes, needs.run_input || checks_input)
         }
     }
 }
 
-/// The step's node is the only sink of a run that needs no `end`.
-fn ends_run(held: &Held) -> bool {
-    let graph = &held.version.graph;
-    !graph.end_needed()
-}
+type Values = (Vec<(StepRef, NodeResult)>, HashMap<Uuid, Payload>, HashMap<StepRef, Duration>);
 
 impl Wanted {
     fn of(new: &[Held]) -> Self {
@@ -141,16 +135,18 @@ impl Wanted {
         self.results.is_empty() && self.inputs.is_empty() && self.first_attempts.is_empty()
     }
 
+    async fn read(&self, shared: &Shared) -> Result<Values, sqlx::Error> {
+        let mut connection = shared.sender.pool.acquire().await?;
+        let inputs: Vec<Uuid> = self.inputs.iter().copied().collect();
+        let results = results::of_steps(&mut connection, &self.results).await?;
+        let inputs = results::run_inputs(&mut connection, &inputs).await?;
+        let firsts = results::since_first_attempt(&mut connection, &self.first_attempts).await?;
+        Ok((results, inputs, firsts))
+    }
+
     /// Read it all, again and again until Postgres answers. False when the worker gave up waiting.
     async fn fetch(self, shared: &Shared, new: &mut [Held]) -> bool {
-        let read = shared.insist("read the values of steps", async || {
-            let mut connection = shared.sender.pool.acquire().await?;
-            let inputs: Vec<Uuid> = self.inputs.iter().copied().collect();
-            let results = results::of_steps(&mut connection, &self.results).await?;
-            let inputs = results::run_inputs(&mut connection, &inputs).await?;
-            let firsts = results::since_first_attempt(&mut connection, &self.first_attempts).await?;
-            Ok((results, inputs, firsts))
-        });
+        let read = shared.insist("read the values of steps", || self.read(shared));
         let Some((results, inputs, firsts)) = read.await else {
             return false;
         };

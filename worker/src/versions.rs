@@ -21,11 +21,13 @@ impl Versions {
         Self { pool, kept: RwLock::default() }
     }
 
-    /// The version, from memory or from Postgres; `None` when there is no such version.
+    /// The version, if the worker has met it.
+    pub(crate) fn kept(&self, version_id: i32) -> Option<Arc<LoadedVersion>> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner).get(&version_id).cloned()
+    }
+
+    /// The version from Postgres; `None` when there is no such version.
     pub(crate) async fn get(&self, version_id: i32) -> Result<Option<Arc<LoadedVersion>>, workflow::Error> {
-        if let Some(version) = self.kept.read().unwrap_or_else(PoisonError::into_inner).get(&version_id) {
-            return Ok(Some(version.clone()));
-        }
         let mut connection = self.pool.acquire().await.map_err(workflow::Error::from)?;
         let Some(version) = workflow::load(&mut connection, version_id).await? else {
             return Ok(None);
