@@ -4,11 +4,16 @@
 //! modules run the SQL of `core/sql`. Everything a worker or an application does to Postgres goes through here.
 
 // Pure: no I/O, no clock, no randomness of their own.
+mod check;
+pub mod definition;
 pub mod duration;
 pub mod error;
+pub mod expression;
+pub mod graph;
 pub mod payload;
 pub mod retry;
 pub mod state;
+pub mod successor;
 
 // Storage: each owns the SQL of its folder in core/sql.
 pub mod database;
@@ -17,3 +22,4 @@ pub mod notify;
 pub mod pacing;
 pub mod prune;
 pub mod run;
+pub mod workflow;
