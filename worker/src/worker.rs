@@ -207,7 +207,7 @@ impl WorkerBuilder {
         let pool = database::pool(&self.url, 2 + 4).await?;
         let mut connection = pool.acquire().await?;
         migrate::check(&mut connection).await?;
-        migrate::make_partitions(&mut connection).await?;
+        longshore_core::upkeep::make_partitions(&mut connection).await?;
         let names: Vec<String> = self.queues.keys().cloned().collect();
         fleet::ensure_queues(&mut connection, &names).await?;
         let known = fleet::queues(&mut connection).await?;
