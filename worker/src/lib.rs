@@ -9,6 +9,7 @@ mod handler;
 pub mod http;
 pub mod metrics;
 mod step;
+mod system;
 pub mod telemetry;
 
 pub use failure::{Failure, HANDLER_FAILED};
