@@ -227,11 +227,13 @@ mod tests {
 
     #[test]
     fn a_worker_whose_upkeep_is_late_is_not_ready() {
-        let health = Health::new();
-        health.started();
-        health.upkeep_ok(Duration::ZERO);
-        health.0.upkeep_until.store(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(3));
+        let now = Instant::now();
+        let health = Health(Arc::new(Facts {
+            born: now.checked_sub(Duration::from_secs(2)).unwrap_or(now),
+            started: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            upkeep_until: AtomicU64::new(1000),
+        }));
         assert!(health.readiness().is_err_and(|why| why.contains("three periods")));
     }
 

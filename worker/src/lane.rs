@@ -84,7 +84,6 @@ pub(crate) struct LaneSpec {
 }
 
 /// A step that the lane holds.
-#[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) step: HeldStep,
     pub(crate) version: Arc<LoadedVersion>,
@@ -107,7 +106,6 @@ pub(crate) struct Held {
 }
 
 /// A held step that ended and waits for its cycle.
-#[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) held: Held,
     pub(crate) ending: Ending,

@@ -207,9 +207,8 @@ impl Metrics {
     }
     /// What the fleet's sampler saw of the whole database: the age of the oldest snapshot that keeps dead rows alive, dead
     /// rows per table, and runs that nothing will ever move again (more than 0 is a broken promise). NaN after 90 s, as above.
-    pub fn database_sample(&self, oldest_snapshot_age: Duration, dead_rows: &[(&str, u64)], stuck_runs: u64) {
+    pub fn database_sample(&self, oldest_snapshot_age: Duration, dead_rows: &[(&str, u64)]) {
         self.0.oldest_snapshot.set(oldest_snapshot_age.as_secs_f64());
-        self.0.stuck_runs.set(stuck_runs as f64);
         let mut tables = locked(&self.0.dead_rows);
         let registry = &self.0.registry;
         for (table, rows) in dead_rows {
@@ -219,6 +218,11 @@ impl Metrics {
                 .or_insert_with_key(|table| registry.sampled(DEAD_ROWS, &[("table", table)]))
                 .set(*rows as f64);
         }
+    }
+
+    /// Runs that nothing will ever move again, as the last check of the whole database found them: more than 0 is a broken promise.
+    pub fn stuck_runs(&self, runs: u64) {
+        self.0.stuck_runs.set(runs as f64);
     }
 
     fn run(&self, workflow: &str) -> Arc<RunMetrics> {
