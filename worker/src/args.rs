@@ -16,21 +16,11 @@ pub const DEFAULT_SLOTS: u32 = 100;
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
     /// Postgres to work for, such as postgres://user:password@host/database
-    #[arg(
-        long,
-        env = "LONGSHORE_DATABASE_URL",
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "LONGSHORE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: String,
 
     /// Queue to serve and how many of its step jobs may run at once; may be given several times
-    #[arg(
-        long = "queue",
-        value_name = "NAME[=SLOTS]",
-        default_value = "default=100",
-        conflicts_with = "all_queues"
-    )]
+    #[arg(long = "queue", value_name = "NAME[=SLOTS]", default_value = "default=100", conflicts_with = "all_queues")]
     pub queues: Vec<QueueArg>,
 
     /// Serve every queue that the database knows, 100 slots each
@@ -54,12 +44,7 @@ pub struct WorkerArgs {
     pub log_format: LogFormat,
 
     /// Postgres past the pooler, for LISTEN and set-up; --database-url where nothing is given
-    #[arg(
-        long,
-        env = "LONGSHORE_DIRECT_URL",
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "LONGSHORE_DIRECT_URL", value_name = "URL", hide_env_values = true)]
     pub direct_url: Option<String>,
 
     /// --database-url leads to a pooler in transaction mode: use nothing that lasts longer than a transaction
@@ -102,10 +87,7 @@ impl FromStr for QueueArg {
         if name.is_empty() {
             return Err("the queue's name is empty: write NAME or NAME=SLOTS".to_owned());
         }
-        Ok(Self {
-            name: name.to_owned(),
-            slots,
-        })
+        Ok(Self { name: name.to_owned(), slots })
     }
 }
 
@@ -134,35 +116,21 @@ mod tests {
     }
 
     fn queue(name: &str, slots: u32) -> QueueArg {
-        QueueArg {
-            name: name.to_owned(),
-            slots,
-        }
+        QueueArg { name: name.to_owned(), slots }
     }
 
     #[test]
     fn defaults_serve_the_default_queue_with_a_lease_of_15_s() {
         let args = parsed(&[]).unwrap();
         assert_eq!(args.queues, [queue("default", 100)]);
-        assert_eq!(
-            (args.lease, args.grace),
-            (Duration::from_secs(15), Duration::from_secs(30))
-        );
+        assert_eq!((args.lease, args.grace), (Duration::from_secs(15), Duration::from_secs(30)));
         assert_eq!((args.listen.port(), args.log_format), (0, LogFormat::Text));
         assert_eq!(args.prune_older_than, None);
     }
 
     #[test]
     fn named_queues_replace_the_default_one() {
-        let args = parsed(&[
-            "--queue",
-            "orders=64",
-            "--queue",
-            "mail",
-            "--lease",
-            "1m30s",
-        ])
-        .unwrap();
+        let args = parsed(&["--queue", "orders=64", "--queue", "mail", "--lease", "1m30s"]).unwrap();
         assert_eq!(args.queues, [queue("orders", 64), queue("mail", 100)]);
         assert_eq!(args.lease, Duration::from_secs(90));
     }

@@ -38,9 +38,8 @@ struct Sleep {
 
 /// Return `output` (null without one) after `seconds`, or stop at once when canceled.
 async fn sleep(step: Step, input: Sleep) -> Result<Value, Failure> {
-    let pause = Duration::try_from_secs_f64(input.seconds).map_err(|error| {
-        Failure::permanent(format!("seconds {}: {error}", input.seconds)).named(INPUT_INVALID)
-    })?;
+    let pause = Duration::try_from_secs_f64(input.seconds)
+        .map_err(|error| Failure::permanent(format!("seconds {}: {error}", input.seconds)).named(INPUT_INVALID))?;
     tokio::select! {
         () = tokio::time::sleep(pause) => Ok(input.output),
         () = step.cancellation().cancelled() => Err(Failure::canceled("canceled while asleep")),
@@ -63,11 +62,7 @@ async fn flaky(step: Step, input: Flaky) -> Result<Value, Failure> {
         return Ok(input.output);
     }
     let message = format!("attempt {} of {} that fail", step.attempt(), input.fail);
-    let failure = if input.permanent {
-        Failure::permanent(message)
-    } else {
-        Failure::retryable(message)
-    };
+    let failure = if input.permanent { Failure::permanent(message) } else { Failure::retryable(message) };
     Err(failure.named(input.name.as_deref().unwrap_or("flaky")))
 }
 
@@ -104,77 +99,47 @@ mod tests {
     #[tokio::test]
     async fn echo_returns_its_input() {
         let input = json!({ "order": 7 });
-        assert_eq!(
-            run(&builtin(), "echo", a_step(), &input).await.unwrap(),
-            input
-        );
+        assert_eq!(run(&builtin(), "echo", a_step(), &input).await.unwrap(), input);
     }
 
     #[tokio::test]
     async fn sleep_wakes_when_canceled() {
         let step = a_step();
         step.cancellation().cancel();
-        let failure = run(&builtin(), "sleep", step, &json!({ "seconds": 3600 }))
-            .await
-            .unwrap_err();
+        let failure = run(&builtin(), "sleep", step, &json!({ "seconds": 3600 })).await.unwrap_err();
         assert_eq!(failure.into_error("nap", 1).0.kind, ErrorKind::Canceled);
     }
 
     #[tokio::test]
     async fn sleep_returns_its_output_and_refuses_a_time_that_is_none() {
         let input = json!({ "seconds": 0.001, "output": { "ok": true }, "order": 7 });
-        assert_eq!(
-            run(&builtin(), "sleep", a_step(), &input).await.unwrap(),
-            json!({ "ok": true })
-        );
-        let failure = run(&builtin(), "sleep", a_step(), &json!({ "seconds": -1 }))
-            .await
-            .unwrap_err();
+        assert_eq!(run(&builtin(), "sleep", a_step(), &input).await.unwrap(), json!({ "ok": true }));
+        let failure = run(&builtin(), "sleep", a_step(), &json!({ "seconds": -1 })).await.unwrap_err();
         let (error, _) = failure.into_error("nap", 1);
-        assert_eq!(
-            (error.name.as_str(), error.kind),
-            ("input_invalid", ErrorKind::Permanent)
-        );
+        assert_eq!((error.name.as_str(), error.kind), ("input_invalid", ErrorKind::Permanent));
     }
 
     #[tokio::test]
     async fn flaky_fails_as_often_as_asked() {
         let input = json!({ "fail": 2, "output": 5, "name": "timeout_upstream" });
         for attempt in [1, 2] {
-            let failure = run(&builtin(), "flaky", an_attempt(attempt), &input)
-                .await
-                .unwrap_err();
+            let failure = run(&builtin(), "flaky", an_attempt(attempt), &input).await.unwrap_err();
             let (error, after) = failure.into_error("charge", attempt);
-            assert_eq!(
-                (error.name.as_str(), error.kind, after),
-                ("timeout_upstream", ErrorKind::Retryable, None)
-            );
+            assert_eq!((error.name.as_str(), error.kind, after), ("timeout_upstream", ErrorKind::Retryable, None));
         }
-        assert_eq!(
-            run(&builtin(), "flaky", an_attempt(3), &input)
-                .await
-                .unwrap(),
-            json!(5)
-        );
+        assert_eq!(run(&builtin(), "flaky", an_attempt(3), &input).await.unwrap(), json!(5));
     }
 
     #[tokio::test]
     async fn flaky_can_fail_for_good() {
         let input = json!({ "fail": 1, "permanent": true });
-        let failure = run(&builtin(), "flaky", a_step(), &input)
-            .await
-            .unwrap_err();
+        let failure = run(&builtin(), "flaky", a_step(), &input).await.unwrap_err();
         assert_eq!(failure.into_error("charge", 1).0.kind, ErrorKind::Permanent);
     }
 
     #[tokio::test]
     async fn crash_ends_after_its_attempts() {
         let input = json!({ "times": 2, "output": "alive" });
-        assert_eq!(
-            run(&builtin(), "crash", an_attempt(3), &input)
-                .await
-                .unwrap(),
-            json!("alive")
-        );
+        assert_eq!(run(&builtin(), "crash", an_attempt(3), &input).await.unwrap(), json!("alive"));
     }
 }

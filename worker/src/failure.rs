@@ -41,14 +41,8 @@ impl Failure {
 
     /// Trying again helps after a known time, such as a rate limit's. The attempt counts toward `max_attempts`; `after`
     /// takes the place of the policy's backoff.
-    pub fn retry_after<'e>(
-        error: impl Into<Box<dyn Error + Send + Sync + 'e>>,
-        after: Duration,
-    ) -> Self {
-        Self {
-            after: Some(after),
-            ..Self::new(ErrorKind::Retryable, with_sources(error.into().as_ref()))
-        }
+    pub fn retry_after<'e>(error: impl Into<Box<dyn Error + Send + Sync + 'e>>, after: Duration) -> Self {
+        Self { after: Some(after), ..Self::new(ErrorKind::Retryable, with_sources(error.into().as_ref())) }
     }
 
     /// The handler stopped because it was asked to (see [`crate::Step::cancellation`]).
@@ -69,8 +63,7 @@ impl Failure {
     #[must_use]
     pub fn details(mut self, details: impl Serialize) -> Self {
         let details = serde_json::to_value(details);
-        self.details =
-            Some(details.unwrap_or_else(|error| Value::String(format!("left out: {error}"))));
+        self.details = Some(details.unwrap_or_else(|error| Value::String(format!("left out: {error}"))));
         self
     }
 
@@ -86,13 +79,7 @@ impl Failure {
     }
 
     fn new(kind: ErrorKind, message: String) -> Self {
-        Self {
-            kind,
-            name: None,
-            message,
-            details: None,
-            after: None,
-        }
+        Self { kind, name: None, message, details: None, after: None }
     }
 }
 
@@ -174,43 +161,26 @@ mod tests {
         let text = String::from("card");
         let kind = |failure: Failure| failure.into_error("charge", 1).0.kind;
         assert_eq!(kind(Failure::retryable(bank())), ErrorKind::Retryable);
-        assert_eq!(
-            kind(Failure::retryable(anyhow::anyhow!("any"))),
-            ErrorKind::Retryable
-        );
-        assert_eq!(
-            kind(Failure::permanent(text.as_str())),
-            ErrorKind::Permanent
-        );
+        assert_eq!(kind(Failure::retryable(anyhow::anyhow!("any"))), ErrorKind::Retryable);
+        assert_eq!(kind(Failure::permanent(text.as_str())), ErrorKind::Permanent);
         assert_eq!(kind(Failure::permanent(text)), ErrorKind::Permanent);
         let canceled = Failure::canceled("told to stop").into_error("charge", 1).0;
-        assert_eq!(
-            (canceled.kind, canceled.name.as_str()),
-            (ErrorKind::Canceled, "canceled")
-        );
-        let (_, after) =
-            Failure::retry_after("slow down", Duration::from_secs(9)).into_error("charge", 1);
+        assert_eq!((canceled.kind, canceled.name.as_str()), (ErrorKind::Canceled, "canceled"));
+        let (_, after) = Failure::retry_after("slow down", Duration::from_secs(9)).into_error("charge", 1);
         assert_eq!(after, Some(Duration::from_secs(9)));
     }
 
     #[test]
     fn name_and_details_are_recorded() {
-        let failure = Failure::permanent("declined")
-            .named("card_declined")
-            .details(json!({ "code": 51 }));
+        let failure = Failure::permanent("declined").named("card_declined").details(json!({ "code": 51 }));
         let (error, _) = failure.into_error("charge", 1);
-        assert_eq!(
-            (error.name.as_str(), error.details),
-            ("card_declined", Some(json!({ "code": 51 })))
-        );
+        assert_eq!((error.name.as_str(), error.details), ("card_declined", Some(json!({ "code": 51 }))));
     }
 
     #[test]
     fn details_that_are_no_json_are_left_out_and_an_error_that_is_its_own_source_ends() {
         let keys = std::collections::HashMap::from([((1, 2), 3)]);
-        let (error, _) = Failure::permanent("odd")
-            .details(keys)
-            .into_error("charge", 1);
+        let (error, _) = Failure::permanent("odd").details(keys).into_error("charge", 1);
         assert!(error.details.unwrap().to_string().contains("left out"));
 
         #[derive(Debug)]

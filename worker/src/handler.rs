@@ -58,10 +58,7 @@ impl Handlers {
 
     /// None yet; handlers added from here on may return at most `bytes` of JSON.
     pub fn with_output_limit(bytes: usize) -> Self {
-        Self {
-            by_name: BTreeMap::new(),
-            output_limit: bytes,
-        }
+        Self { by_name: BTreeMap::new(), output_limit: bytes }
     }
 
     /// Register `handler` under `name`; an earlier one of that name is replaced.
@@ -70,8 +67,7 @@ impl Handlers {
         I: DeserializeOwned + Send + 'static,
         O: Serialize + Send + 'static,
     {
-        self.by_name
-            .insert(Arc::from(name), erase(handler, self.output_limit));
+        self.by_name.insert(Arc::from(name), erase(handler, self.output_limit));
     }
 
     /// Take in all handlers of `others`; a handler that is here already stays.
@@ -130,9 +126,8 @@ fn read_input<I: DeserializeOwned>(input: &Payload) -> Result<I, Failure> {
 }
 
 fn write_output<O: Serialize>(output: &O, limit: usize) -> Result<Payload, Failure> {
-    let output = Payload::of(output).map_err(|error| {
-        Failure::permanent(format!("output of the handler: {error}")).named(OUTPUT_INVALID)
-    })?;
+    let output = Payload::of(output)
+        .map_err(|error| Failure::permanent(format!("output of the handler: {error}")).named(OUTPUT_INVALID))?;
     let bytes = output.len();
     if bytes > limit {
         let message = format!(
@@ -146,11 +141,7 @@ fn write_output<O: Serialize>(output: &O, limit: usize) -> Result<Payload, Failu
 /// Where in the JSON text a line and column (from 1) lie, as `input.items[3].price`. serde_json reports where its reader
 /// stood, which for a value of the wrong type is at that value or its end.
 fn path_at(text: &str, line: usize, column: usize) -> String {
-    let line_start: usize = text
-        .split_inclusive('\n')
-        .take(line.saturating_sub(1))
-        .map(str::len)
-        .sum();
+    let line_start: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     let end = (line_start + column).min(text.len());
     let mut open: Vec<Place<'_>> = Vec::new();
     let mut bytes = text.as_bytes()[..end].iter().enumerate();
@@ -216,12 +207,7 @@ pub(crate) mod tests {
     use crate::step::tests::a_step;
 
     /// Run a registered handler on a JSON input, as a lane does.
-    pub(crate) async fn run(
-        handlers: &Handlers,
-        name: &str,
-        step: Step,
-        input: &Value,
-    ) -> Result<Value, Failure> {
+    pub(crate) async fn run(handlers: &Handlers, name: &str, step: Step, input: &Value) -> Result<Value, Failure> {
         let handler = handlers.get(name).expect("the handler is registered");
         let input = Payload::of(input).expect("the input is a payload");
         let output = handler(step, input).await?;
@@ -257,19 +243,11 @@ pub(crate) mod tests {
     async fn functions_and_closures_are_handlers() {
         let mut handlers = totals();
         let offset = 10;
-        handlers.add("plus", move |step: Step, n: i32| async move {
-            Ok::<_, Failure>(n + offset + step.attempt())
-        });
+        handlers.add("plus", move |step: Step, n: i32| async move { Ok::<_, Failure>(n + offset + step.attempt()) });
         assert_eq!(handlers.names(), ["plus", "total"]);
         let input = json!({ "items": [{ "price": 2 }, { "price": 3 }] });
-        assert_eq!(
-            run(&handlers, "total", a_step(), &input).await.unwrap(),
-            json!(5)
-        );
-        assert_eq!(
-            run(&handlers, "plus", a_step(), &json!(1)).await.unwrap(),
-            json!(12)
-        );
+        assert_eq!(run(&handlers, "total", a_step(), &input).await.unwrap(), json!(5));
+        assert_eq!(run(&handlers, "plus", a_step(), &json!(1)).await.unwrap(), json!(12));
         assert!(handlers.get("minus").is_none());
     }
 
@@ -277,32 +255,13 @@ pub(crate) mod tests {
     async fn an_input_that_does_not_fit_names_its_path() {
         let input = json!({ "items": [{ "price": 2 }, { "name": "a, [b", "price": "three" }] });
         let error = error_of(&totals(), &input).await;
-        assert_eq!(
-            (error.name.as_str(), error.kind),
-            ("input_invalid", ErrorKind::Permanent)
-        );
-        assert!(
-            error.message.contains("input.items[1].price"),
-            "{}",
-            error.message
-        );
-        assert_eq!(
-            error.details,
-            Some(json!({ "path": "input.items[1].price" }))
-        );
+        assert_eq!((error.name.as_str(), error.kind), ("input_invalid", ErrorKind::Permanent));
+        assert!(error.message.contains("input.items[1].price"), "{}", error.message);
+        assert_eq!(error.details, Some(json!({ "path": "input.items[1].price" })));
 
         let error = error_of(&totals(), &json!({ "items": [{}] })).await;
-        assert!(
-            error.message.contains("input.items[0]") && error.message.contains("`price`"),
-            "{}",
-            error.message
-        );
-        assert!(
-            error_of(&totals(), &json!(7))
-                .await
-                .message
-                .contains("at input:")
-        );
+        assert!(error.message.contains("input.items[0]") && error.message.contains("`price`"), "{}", error.message);
+        assert!(error_of(&totals(), &json!(7)).await.message.contains("at input:"));
     }
 
     #[test]
@@ -317,14 +276,9 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn an_output_over_the_limit_is_a_permanent_failure() {
         let mut handlers = Handlers::with_output_limit(10);
-        handlers.add("total", async |_: Step, _: Value| {
-            Ok::<_, Failure>("x".repeat(9))
-        });
+        handlers.add("total", async |_: Step, _: Value| Ok::<_, Failure>("x".repeat(9)));
         let error = error_of(&handlers, &json!(null)).await;
-        assert_eq!(
-            (error.name.as_str(), error.kind),
-            ("output_too_large", ErrorKind::Permanent)
-        );
+        assert_eq!((error.name.as_str(), error.kind), ("output_too_large", ErrorKind::Permanent));
     }
 
     #[tokio::test]
@@ -332,10 +286,7 @@ pub(crate) mod tests {
         let mut handlers = Handlers::new();
         handlers.add("total", async |_: Step, _: Value| Ok::<_, Failure>("a\0b"));
         let error = error_of(&handlers, &json!(null)).await;
-        assert_eq!(
-            (error.name.as_str(), error.kind),
-            ("output_invalid", ErrorKind::Permanent)
-        );
+        assert_eq!((error.name.as_str(), error.kind), ("output_invalid", ErrorKind::Permanent));
     }
 
     #[tokio::test]
@@ -346,13 +297,7 @@ pub(crate) mod tests {
         others.add("zero", async |_: Step, _: Value| Ok::<_, Failure>(0));
         handlers.add_missing(others);
         let input = json!({ "items": [{ "price": 2 }] });
-        assert_eq!(
-            run(&handlers, "total", a_step(), &input).await.unwrap(),
-            json!(2)
-        );
-        assert_eq!(
-            run(&handlers, "zero", a_step(), &input).await.unwrap(),
-            json!(0)
-        );
+        assert_eq!(run(&handlers, "total", a_step(), &input).await.unwrap(), json!(2));
+        assert_eq!(run(&handlers, "zero", a_step(), &input).await.unwrap(), json!(0));
     }
 }

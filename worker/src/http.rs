@@ -26,9 +26,7 @@ const PERIODS_MISSED: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is in use or not this machine's: choose another, or port 0 for any free one.
-    #[error(
-        "cannot listen on {address} for metrics and health, choose another address or port 0: {source}"
-    )]
+    #[error("cannot listen on {address} for metrics and health, choose another address or port 0: {source}")]
     Bind {
         /// What was asked for.
         address: SocketAddr,
@@ -110,9 +108,7 @@ impl Default for Health {
 
 /// Take the port; with port 0 the listener's `local_addr` tells which one it got.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Bind { address, source })
+    TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
 }
 
 /// Serve until `shutdown`, then finish the requests under way. Answers `/metrics`, `/health/live` (always 200),
@@ -152,20 +148,13 @@ async fn metrics(State(scrape): State<Scrape>) -> impl IntoResponse {
 }
 
 async fn startup(State(health): State<Health>) -> impl IntoResponse {
-    if health.is_started() {
-        (StatusCode::OK, "started\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting\n")
-    }
+    if health.is_started() { (StatusCode::OK, "started\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
 }
 
 async fn ready(State(health): State<Health>) -> impl IntoResponse {
     match health.readiness() {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(reason) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready, {reason}\n"),
-        ),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready, {reason}\n")),
     }
 }
 
@@ -190,19 +179,13 @@ mod tests {
         let (_, scrape) = Metrics::install().unwrap();
         let (health, stop) = (Health::new(), CancellationToken::new());
         let task = tokio::spawn(serve(listener, scrape, health.clone(), stop.clone()));
-        Served {
-            address,
-            health,
-            stop,
-            task,
-        }
+        Served { address, health, stop, task }
     }
 
     impl Served {
         async fn get(&self, path: &str) -> String {
             let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-            let request =
-                format!("GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n");
+            let request = format!("GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
@@ -214,42 +197,19 @@ mod tests {
     async fn probes_follow_the_worker_from_start_to_drain() {
         let served = served().await;
         assert!(served.get("/health/live").await.starts_with("HTTP/1.1 200"));
-        assert!(
-            served
-                .get("/health/startup")
-                .await
-                .starts_with("HTTP/1.1 503")
-        );
+        assert!(served.get("/health/startup").await.starts_with("HTTP/1.1 503"));
         assert!(served.get("/health/ready").await.contains("starting"));
 
         served.health.started();
-        assert!(
-            served
-                .get("/health/startup")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
-        assert!(
-            served
-                .get("/health/ready")
-                .await
-                .contains("upkeep has not succeeded yet")
-        );
+        assert!(served.get("/health/startup").await.starts_with("HTTP/1.1 200"));
+        assert!(served.get("/health/ready").await.contains("upkeep has not succeeded yet"));
 
         served.health.upkeep_ok(Duration::from_secs(60));
-        assert!(
-            served
-                .get("/health/ready")
-                .await
-                .starts_with("HTTP/1.1 200")
-        );
+        assert!(served.get("/health/ready").await.starts_with("HTTP/1.1 200"));
 
         served.health.draining();
         let ready = served.get("/health/ready").await;
-        assert!(
-            ready.starts_with("HTTP/1.1 503") && ready.contains("draining"),
-            "{ready}"
-        );
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("draining"), "{ready}");
         assert!(served.get("/health/live").await.starts_with("HTTP/1.1 200"));
 
         served.stop.cancel();
@@ -260,10 +220,7 @@ mod tests {
     async fn metrics_are_prometheus_text() {
         let served = served().await;
         let answer = served.get("/metrics").await;
-        assert!(
-            answer.contains("content-type: text/plain; version=0.0.4"),
-            "{answer}"
-        );
+        assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
         assert!(answer.contains("longshore_build_info{version="), "{answer}");
         assert!(served.get("/nothing").await.starts_with("HTTP/1.1 404"));
     }
@@ -277,11 +234,7 @@ mod tests {
             draining: AtomicBool::new(false),
             upkeep_until: AtomicU64::new(1000),
         }));
-        assert!(
-            health
-                .readiness()
-                .is_err_and(|why| why.contains("three periods"))
-        );
+        assert!(health.readiness().is_err_and(|why| why.contains("three periods")));
     }
 
     #[tokio::test]
@@ -289,9 +242,6 @@ mod tests {
         let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = taken.local_addr().unwrap();
         let error = bind(address).await.unwrap_err().to_string();
-        assert!(
-            error.contains(&address.to_string()) && error.contains("port 0"),
-            "{error}"
-        );
+        assert!(error.contains(&address.to_string()) && error.contains("port 0"), "{error}");
     }
 }

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use longshore_core::state::{Outcome, RunState};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{
-    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// Most label sets of one metric; later ones are counted together as `other`.
 const LABEL_SETS: usize = 200;
@@ -36,24 +34,16 @@ const STUCK_RUNS: &str = "longshore_stuck_runs";
 const BUILD_INFO: &str = "longshore_build_info";
 
 /// From a handler that answers from memory to one that works for an hour.
-const STEP_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    300.0, 3600.0,
-];
+const STEP_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0];
 /// From a run of one step to one that waits for days.
-const RUN_BUCKETS: &[f64] = &[
-    0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0,
-    604800.0,
-];
+const RUN_BUCKETS: &[f64] =
+    &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0, 604800.0];
 /// One round trip to Postgres: from a chain hop on a local socket to a stall.
-const CYCLE_BUCKETS: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 15.0,
-];
+const CYCLE_BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
 /// Rows a cycle ends, claims or enqueues.
-const BATCH_BUCKETS: &[f64] = &[
-    0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
-];
+const BATCH_BUCKETS: &[f64] = &[0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
 /// A worker's figures. Clones count into the same registry.
 #[derive(Clone)]
@@ -102,14 +92,8 @@ struct Sampled {
     set_at: Mutex<Instant>,
 }
 
-const OUTCOMES: [Outcome; 6] = [
-    Outcome::Completed,
-    Outcome::Failed,
-    Outcome::Lost,
-    Outcome::Canceled,
-    Outcome::Skipped,
-    Outcome::Released,
-];
+const OUTCOMES: [Outcome; 6] =
+    [Outcome::Completed, Outcome::Failed, Outcome::Lost, Outcome::Canceled, Outcome::Skipped, Outcome::Released];
 const RUN_ENDS: [RunState; 3] = [RunState::Completed, RunState::Failed, RunState::Canceled];
 
 /// Renders the registry of one [`Metrics`] as Prometheus text. Clones render the same registry.
@@ -128,15 +112,9 @@ impl Metrics {
     /// ([`crate::http::serve`] does).
     pub fn install() -> Result<(Metrics, Scrape), BuildError> {
         let recorder = recorder()?;
-        let registry = Arc::new(Registry {
-            handle: recorder.handle(),
-            recorder,
-            sampled: Mutex::default(),
-        });
+        let registry = Arc::new(Registry { handle: recorder.handle(), recorder, sampled: Mutex::default() });
         registry.describe();
-        registry
-            .gauge(BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))])
-            .set(1.0);
+        registry.gauge(BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let metrics = Metrics(Arc::new(Inner {
             steps: Mutex::default(),
             runs: RwLock::default(),
@@ -164,16 +142,10 @@ impl Metrics {
         let mut steps = locked(&self.0.steps);
         let labels = within_limit(&steps, labels, || ["other"; 3].map(str::to_owned));
         let registry = &self.0.registry;
-        let made = steps
-            .entry(labels)
-            .or_insert_with_key(|[queue, workflow, handler]| {
-                let labels = [
-                    ("queue", queue.as_str()),
-                    ("workflow", workflow.as_str()),
-                    ("handler", handler.as_str()),
-                ];
-                Arc::new(StepMetrics::new(registry, labels))
-            });
+        let made = steps.entry(labels).or_insert_with_key(|[queue, workflow, handler]| {
+            let labels = [("queue", queue.as_str()), ("workflow", workflow.as_str()), ("handler", handler.as_str())];
+            Arc::new(StepMetrics::new(registry, labels))
+        });
         Arc::clone(made)
     }
 
@@ -233,18 +205,10 @@ impl Metrics {
         gauges.ready.set(ready as f64);
         gauges.delayed.set(delayed as f64);
     }
-    /// What the fleet's sampler saw of the whole database: the age of the oldest snapshot that keeps dead rows alive, dead
-    /// rows per table, and runs that nothing will ever move again (more than 0 is a broken promise). NaN after 90 s, as above.
-    pub fn database_sample(
-        &self,
-        oldest_snapshot_age: Duration,
-        dead_rows: &[(&str, u64)],
-        stuck_runs: u64,
-    ) {
-        self.0
-            .oldest_snapshot
-            .set(oldest_snapshot_age.as_secs_f64());
-        self.0.stuck_runs.set(stuck_runs as f64);
+    /// What the fleet's sampler saw of the whole database: the age of the oldest snapshot that keeps dead rows alive, and dead
+    /// rows per table. NaN after 90 s, as above.
+    pub fn database_sample(&self, oldest_snapshot_age: Duration, dead_rows: &[(&str, u64)]) {
+        self.0.oldest_snapshot.set(oldest_snapshot_age.as_secs_f64());
         let mut tables = locked(&self.0.dead_rows);
         let registry = &self.0.registry;
         for (table, rows) in dead_rows {
@@ -256,6 +220,12 @@ impl Metrics {
         }
     }
 
+    /// How many live runs nothing will ever move again, as the fleet's sampler found; more than 0 is a broken promise. NaN after
+    /// 90 s, as above.
+    pub fn stuck_runs(&self, runs: u64) {
+        self.0.stuck_runs.set(runs as f64);
+    }
+
     fn run(&self, workflow: &str) -> Arc<RunMetrics> {
         let known = self.0.runs.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(run) = known.get(workflow) {
@@ -265,9 +235,7 @@ impl Metrics {
         let mut runs = self.0.runs.write().unwrap_or_else(PoisonError::into_inner);
         let workflow = within_limit(&runs, workflow.to_owned(), || "other".to_owned());
         let registry = &self.0.registry;
-        let made = runs
-            .entry(workflow)
-            .or_insert_with_key(|workflow| Arc::new(RunMetrics::new(registry, workflow)));
+        let made = runs.entry(workflow).or_insert_with_key(|workflow| Arc::new(RunMetrics::new(registry, workflow)));
         Arc::clone(made)
     }
 }
@@ -301,8 +269,7 @@ impl RunMetrics {
         let workflow = ("workflow", workflow);
         Self {
             duration: registry.histogram(RUN_DURATION, &[workflow]),
-            ended: RUN_ENDS
-                .map(|state| registry.counter(RUNS, &[workflow, ("state", state.as_str())])),
+            ended: RUN_ENDS.map(|state| registry.counter(RUNS, &[workflow, ("state", state.as_str())])),
         }
     }
 }
@@ -335,8 +302,7 @@ impl Scrape {
 
 impl Registry {
     fn counter(&self, name: &'static str, labels: &[(&str, &str)]) -> Counter {
-        self.recorder
-            .register_counter(&key(name, labels), &METADATA)
+        self.recorder.register_counter(&key(name, labels), &METADATA)
     }
 
     fn gauge(&self, name: &'static str, labels: &[(&str, &str)]) -> Gauge {
@@ -344,15 +310,11 @@ impl Registry {
     }
 
     fn histogram(&self, name: &'static str, labels: &[(&str, &str)]) -> Histogram {
-        self.recorder
-            .register_histogram(&key(name, labels), &METADATA)
+        self.recorder.register_histogram(&key(name, labels), &METADATA)
     }
 
     fn sampled(&self, name: &'static str, labels: &[(&str, &str)]) -> Arc<Sampled> {
-        let sampled = Arc::new(Sampled {
-            gauge: self.gauge(name, labels),
-            set_at: Mutex::new(Instant::now()),
-        });
+        let sampled = Arc::new(Sampled { gauge: self.gauge(name, labels), set_at: Mutex::new(Instant::now()) });
         sampled.gauge.set(f64::NAN);
         locked(&self.sampled).push(Arc::clone(&sampled));
         sampled
@@ -368,69 +330,39 @@ impl Registry {
         for (name, help) in [
             (STEP_ATTEMPTS, "Ended attempts of step jobs, by outcome."),
             (RUNS, "Runs ended by this worker, by state."),
-            (
-                FENCED,
-                "Times a lane found its baton gone and dropped what it held.",
-            ),
-            (
-                LEASES_LOST,
-                "Step jobs that this worker took back from expired leases.",
-            ),
+            (FENCED, "Times a lane found its baton gone and dropped what it held."),
+            (LEASES_LOST, "Step jobs that this worker took back from expired leases."),
         ] {
-            self.recorder
-                .describe_counter(name.into(), None, help.into());
+            self.recorder.describe_counter(name.into(), None, help.into());
         }
         for (name, help) in [
             (SLOTS, "Slots of this worker: holding a step job, or free."),
-            (
-                OLDEST_READY,
-                "Age of the oldest step job that could be claimed; NaN where another worker samples.",
-            ),
-            (
-                QUEUE_DEPTH,
-                "Step jobs of a queue, capped or estimated; NaN where another worker samples.",
-            ),
+            (OLDEST_READY, "Age of the oldest step job that could be claimed; NaN where another worker samples."),
+            (QUEUE_DEPTH, "Step jobs of a queue, capped or estimated; NaN where another worker samples."),
             (
                 OLDEST_SNAPSHOT,
                 "Age of the oldest snapshot that keeps dead rows alive; NaN where another worker samples.",
             ),
-            (
-                DEAD_ROWS,
-                "Dead rows of a table, as Postgres estimates them; NaN where another worker samples.",
-            ),
-            (
-                STUCK_RUNS,
-                "Live runs that nothing will move again; always 0 unless a promise is broken.",
-            ),
+            (DEAD_ROWS, "Dead rows of a table, as Postgres estimates them; NaN where another worker samples."),
+            (STUCK_RUNS, "Live runs that nothing will move again; always 0 unless a promise is broken."),
             (BUILD_INFO, "1, labelled with the version of this worker."),
         ] {
             self.recorder.describe_gauge(name.into(), None, help.into());
         }
         for (name, help) in [
-            (
-                STEP_WAIT,
-                "Time from enqueue to claim of a step job, by the database clock.",
-            ),
+            (STEP_WAIT, "Time from enqueue to claim of a step job, by the database clock."),
             (STEP_DURATION, "Time a handler ran in one attempt."),
             (RUN_DURATION, "Time from start to end of a run."),
-            (
-                CYCLE_DURATION,
-                "Time of one committed cycle call of a lane.",
-            ),
-            (
-                CYCLE_BATCH,
-                "Rows of one cycle: attempts ended, step jobs claimed or enqueued.",
-            ),
+            (CYCLE_DURATION, "Time of one committed cycle call of a lane."),
+            (CYCLE_BATCH, "Rows of one cycle: attempts ended, step jobs claimed or enqueued."),
             (POOL_WAIT, "Time a task waited for a database connection."),
         ] {
-            self.recorder
-                .describe_histogram(name.into(), None, help.into());
+            self.recorder.describe_histogram(name.into(), None, help.into());
         }
     }
 }
 
-const METADATA: Metadata<'static> =
-    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let mut builder = PrometheusBuilder::new();
@@ -448,24 +380,14 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
 }
 
 fn key(name: &'static str, labels: &[(&str, &str)]) -> Key {
-    let labels: Vec<Label> = labels
-        .iter()
-        .map(|(label, value)| Label::new((*label).to_owned(), (*value).to_owned()))
-        .collect();
+    let labels: Vec<Label> =
+        labels.iter().map(|(label, value)| Label::new((*label).to_owned(), (*value).to_owned())).collect();
     Key::from_parts(name, labels)
 }
 
 /// `labels` while it is known or there is room, the `other` set after that.
-fn within_limit<K: Eq + std::hash::Hash, V>(
-    known: &HashMap<K, V>,
-    labels: K,
-    other: impl FnOnce() -> K,
-) -> K {
-    if known.len() < LABEL_SETS || known.contains_key(&labels) {
-        labels
-    } else {
-        other()
-    }
+fn within_limit<K: Eq + std::hash::Hash, V>(known: &HashMap<K, V>, labels: K, other: impl FnOnce() -> K) -> K {
+    if known.len() < LABEL_SETS || known.contains_key(&labels) { labels } else { other() }
 }
 
 /// A panic elsewhere while counting leaves nothing half done here, so a poisoned lock is taken all the same.
@@ -475,12 +397,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::print_stderr
-    )]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
     use std::io::Write;
     use std::process::{Command, Stdio};
 
@@ -491,9 +408,7 @@ mod tests {
     /// A registry in which every metric has been counted.
     fn used() -> (Metrics, Scrape) {
         let (metrics, scrape) = Metrics::install().unwrap();
-        metrics
-            .step("orders", "order", "charge")
-            .attempt(Outcome::Completed, MS, 20 * MS);
+        metrics.step("orders", "order", "charge").attempt(Outcome::Completed, MS, 20 * MS);
         metrics.run_ended("order", RunState::Completed, Some(90 * MS));
         metrics.cycle(MS, 1, 2, 3);
         metrics.fenced();
@@ -501,7 +416,8 @@ mod tests {
         metrics.slots(3, 97);
         metrics.pool_wait(MS);
         metrics.queue_sample("orders", 1500 * MS, 12, 5);
-        metrics.database_sample(250 * MS, &[("step_ready", 9)], 0);
+        metrics.database_sample(250 * MS, &[("step_ready", 9)]);
+        metrics.stuck_runs(0);
         (metrics, scrape)
     }
 
@@ -528,10 +444,7 @@ mod tests {
             "longshore_db_dead_rows{table=\"step_ready\"} 9",
             "longshore_stuck_runs 0",
         ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is not in:\n{text}"
-            );
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
     }
 
@@ -549,18 +462,9 @@ mod tests {
             return;
         };
         let text = scrape.render();
-        promtool
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(text.as_bytes())
-            .unwrap();
+        promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         let said = promtool.wait_with_output().unwrap();
-        assert!(
-            said.status.success(),
-            "{}\n{text}",
-            String::from_utf8_lossy(&said.stderr)
-        );
+        assert!(said.status.success(), "{}\n{text}", String::from_utf8_lossy(&said.stderr));
     }
 
     #[test]
@@ -568,23 +472,17 @@ mod tests {
         let (metrics, scrape) = Metrics::install().unwrap();
         for n in 0..300 {
             let name = format!("w{n}");
-            metrics
-                .step("q", &name, "h")
-                .attempt(Outcome::Failed, MS, MS);
+            metrics.step("q", &name, "h").attempt(Outcome::Failed, MS, MS);
             metrics.run_ended(&name, RunState::Failed, None);
             metrics.queue_sample(&name, MS, 1, 1);
         }
-        metrics
-            .step("q", "w0", "h")
-            .attempt(Outcome::Failed, MS, MS);
+        metrics.step("q", "w0", "h").attempt(Outcome::Failed, MS, MS);
         let text = scrape.render();
         let other = "queue=\"other\",workflow=\"other\",handler=\"other\",outcome=\"failed\"} 100";
         assert!(text.contains(other), "{text}");
         assert!(text.contains("workflow=\"w0\",handler=\"h\",outcome=\"failed\"} 2"));
         assert!(text.contains("longshore_runs_total{workflow=\"other\",state=\"failed\"} 100"));
-        let depths = text
-            .lines()
-            .filter(|line| line.starts_with("longshore_queue_oldest_ready_seconds{"));
+        let depths = text.lines().filter(|line| line.starts_with("longshore_queue_oldest_ready_seconds{"));
         assert_eq!(depths.count(), LABEL_SETS + 1);
     }
 
@@ -593,16 +491,9 @@ mod tests {
         let (metrics, scrape) = used();
         scrape.0.expire_samples(Duration::ZERO);
         let text = scrape.0.handle.render();
-        assert!(
-            text.contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} NaN"),
-            "{text}"
-        );
+        assert!(text.contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} NaN"), "{text}");
         metrics.queue_sample("orders", MS, 7, 0);
-        assert!(
-            scrape
-                .render()
-                .contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} 7")
-        );
+        assert!(scrape.render().contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} 7"));
     }
 
     #[test]

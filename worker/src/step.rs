@@ -31,10 +31,7 @@ pub(crate) struct StepFacts {
 
 impl Step {
     pub(crate) fn new(facts: StepFacts) -> Self {
-        Self(Arc::new(Inner {
-            facts,
-            idempotency_key: OnceLock::new(),
-        }))
+        Self(Arc::new(Inner { facts, idempotency_key: OnceLock::new() }))
     }
 
     /// The run this step job belongs to.
@@ -83,9 +80,7 @@ impl Step {
     /// recognize a repeated request, since a handler may run more than once.
     pub fn idempotency_key(&self) -> &str {
         let facts = &self.0.facts;
-        self.0
-            .idempotency_key
-            .get_or_init(|| format!("{}/{}/{}", facts.run_id, facts.frame, facts.node))
+        self.0.idempotency_key.get_or_init(|| format!("{}/{}/{}", facts.run_id, facts.frame, facts.node))
     }
 }
 

@@ -11,8 +11,7 @@ use std::time::Duration;
 use apalis::layers::catch_panic::CatchPanicLayer;
 use apalis::layers::tracing::{DefaultOnFailure, TraceLayer};
 use apalis::prelude::{
-    BoxDynError, Context, Data, Event, Monitor, Worker, WorkerBuilder, WorkerBuilderExt,
-    WorkerFactoryFn,
+    BoxDynError, Context, Data, Event, Monitor, Worker, WorkerBuilder, WorkerBuilderExt, WorkerFactoryFn,
 };
 use apalis_sql::Config;
 use apalis_sql::postgres::PostgresStorage;
@@ -48,13 +47,30 @@ const MAX_REFUSED: u32 = 10;
 #[derive(Clone)]
 pub(crate) struct SystemTasks {
     /// Make the partitions that coming runs will need.
-    pub(crate) make_partitions: Task<()>,
+    make_partitions: Task<()>,
     /// Delete runs that ended longer ago than this.
-    pub(crate) prune: Task<Duration>,
+    prune: Task<Duration>,
+}
+
+impl SystemTasks {
+    /// The lane's work from two async functions.
+    pub(crate) fn new<M, P>(
+        make_partitions: impl Fn() -> M + Send + Sync + 'static,
+        prune: impl Fn(Duration) -> P + Send + Sync + 'static,
+    ) -> Self
+    where
+        M: Future<Output = anyhow::Result<()>> + Send + 'static,
+        P: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        Self {
+            make_partitions: Arc::new(move |()| make_partitions().boxed()),
+            prune: Arc::new(move |older_than| prune(older_than).boxed()),
+        }
+    }
 }
 
 /// An async function of the worker.
-pub(crate) type Task<A> = Arc<dyn Fn(A) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+type Task<A> = Arc<dyn Fn(A) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
 
 /// How a system lane works.
 #[derive(Clone, Debug)]
@@ -72,12 +88,7 @@ pub(crate) struct SystemConfig {
 impl SystemConfig {
     /// Rates at which a large fleet costs Postgres next to nothing.
     pub(crate) fn new(worker: String, prune_older_than: Option<Duration>) -> Self {
-        Self {
-            worker,
-            prune_older_than,
-            poll: Duration::from_secs(60),
-            tick: Duration::from_secs(1800),
-        }
+        Self { worker, prune_older_than, poll: Duration::from_secs(60), tick: Duration::from_secs(1800) }
     }
 }
 
@@ -132,10 +143,9 @@ impl fmt::Display for Error {
             Error::Foreign => f.write_str(
                 "the schema apalis of this database has another version, migrate it or use another database",
             ),
-            Error::Setup(error) => write!(
-                f,
-                "the schemas apalis and longshore_system or the extension pgcrypto cannot be made: {error}"
-            ),
+            Error::Setup(error) => {
+                write!(f, "the schemas apalis and longshore_system or the extension pgcrypto cannot be made: {error}")
+            }
             Error::Monitor(error) => write!(f, "the monitor failed: {error}"),
         }
     }
@@ -151,9 +161,7 @@ async fn run(
         () = shutdown.cancelled() => return Ok(()),
         ready = set_up(&options) => ready?,
     }
-    let pool = PgPoolOptions::new()
-        .max_connections(MAX_CONNECTIONS)
-        .connect_lazy_with(options);
+    let pool = PgPoolOptions::new().max_connections(MAX_CONNECTIONS).connect_lazy_with(options);
     let working = work(pool.clone(), config.clone(), tasks, shutdown);
     let keeping = keep_enqueued(pool.clone(), config);
     let worked = tokio::select! {
@@ -188,13 +196,9 @@ async fn set_up(options: &PgConnectOptions) -> Result<(), Error> {
 
 /// Whether the tables are there now; false where another version of them is in the way.
 async fn set_up_once(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    let options = options
-        .clone()
-        .options([("search_path", "longshore_system")]);
+    let options = options.clone().options([("search_path", "longshore_system")]);
     let mut db = PgConnection::connect_with(&options).await?;
-    let there = sqlx::query(include_str!("../../core/sql/system/find_tables.sql"))
-        .fetch_one(&mut db)
-        .await?;
+    let there = sqlx::query(include_str!("../../core/sql/system/find_tables.sql")).fetch_one(&mut db).await?;
     let ours: bool = there.try_get("ours")?;
     let found: bool = there.try_get("found")?;
     let usable: bool = there.try_get("usable")?;
@@ -209,19 +213,13 @@ async fn set_up_once(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
 }
 
 async fn migrate(db: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query(include_str!("../../core/sql/system/make_schema.sql"))
-        .execute(&mut *db)
-        .await?;
+    sqlx::query(include_str!("../../core/sql/system/make_schema.sql")).execute(&mut *db).await?;
     let mut migrations = PostgresStorage::migrations();
     migrations.set_ignore_missing(true);
-    migrations
-        .run_direct(db)
-        .await
-        .map_err(|error| match error {
-            sqlx::migrate::MigrateError::Execute(error)
-            | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => error,
-            error => sqlx::Error::Migrate(Box::new(error)),
-        })
+    migrations.run_direct(db).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => error,
+        error => sqlx::Error::Migrate(Box::new(error)),
+    })
 }
 
 /// See to it, now and then, that every kind of job is on the queue once in its period.
@@ -250,12 +248,7 @@ async fn enqueue_due(pool: &PgPool, config: &SystemConfig) -> Result<(), sqlx::E
 }
 
 /// Whether it was this worker that put the job there. `kind` is one digit, different for each kind.
-async fn enqueue(
-    pool: &PgPool,
-    job: &SystemJob,
-    kind: i32,
-    every: Duration,
-) -> Result<bool, sqlx::Error> {
+async fn enqueue(pool: &PgPool, job: &SystemJob, kind: i32, every: Duration) -> Result<bool, sqlx::Error> {
     let enqueued = sqlx::query(include_str!("../../core/sql/system/enqueue_job.sql"))
         .bind(NAMESPACE)
         .bind(sqlx::types::Json(job))
@@ -283,10 +276,7 @@ async fn work(
         .layer(TraceLayer::new().on_failure(DefaultOnFailure::new().level(Level::WARN)))
         .layer(CatchPanicLayer::with_panic_handler(panicked))
         .concurrency(1)
-        .data(Running {
-            tasks,
-            shutdown: shutdown.clone(),
-        })
+        .data(Running { tasks, shutdown: shutdown.clone() })
         .backend(storage)
         .build_fn(run_job);
     // Without a terminator: with one, apalis 0.7 wakes its workers only when that fires.
@@ -307,11 +297,7 @@ struct Running {
     shutdown: CancellationToken,
 }
 
-async fn run_job(
-    job: SystemJob,
-    running: Data<Running>,
-    worker: Worker<Context>,
-) -> Result<(), BoxDynError> {
+async fn run_job(job: SystemJob, running: Data<Running>, worker: Worker<Context>) -> Result<(), BoxDynError> {
     let (kind, task) = match job {
         SystemJob::MakePartitions => ("making partitions", (running.tasks.make_partitions)(())),
         SystemJob::Prune { older_than } => ("pruning", (running.tasks.prune)(older_than)),
@@ -355,12 +341,7 @@ fn log(event: Worker<Event>) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::print_stderr
-    )]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
     use std::str::FromStr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -384,14 +365,8 @@ mod tests {
             };
             let server = PgConnectOptions::from_str(&url).unwrap();
             let name = format!("system_lane_{}", uuid::Uuid::new_v4().simple());
-            let database = Self {
-                options: server.clone().database(&name),
-                server,
-                name,
-            };
-            database
-                .on_server(&format!("create database {}", database.name))
-                .await;
+            let database = Self { options: server.clone().database(&name), server, name };
+            database.on_server(&format!("create database {}", database.name)).await;
             Some(database)
         }
 
@@ -402,11 +377,7 @@ mod tests {
 
         async fn run(&self, statement: &str) -> u64 {
             let mut db = PgConnection::connect_with(&self.options).await.unwrap();
-            sqlx::query(statement)
-                .execute(&mut db)
-                .await
-                .unwrap()
-                .rows_affected()
+            sqlx::query(statement).execute(&mut db).await.unwrap().rows_affected()
         }
 
         async fn count(&self, query: &str) -> i64 {
@@ -420,13 +391,11 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             });
-            seen.await
-                .unwrap_or_else(|_| panic!("never {expected}: {query}"));
+            seen.await.unwrap_or_else(|_| panic!("never {expected}: {query}"));
         }
 
         async fn drop(self) {
-            self.on_server(&format!("drop database {} with (force)", self.name))
-                .await;
+            self.on_server(&format!("drop database {} with (force)", self.name)).await;
         }
     }
 
@@ -449,38 +418,33 @@ mod tests {
 
     fn tasks(calls: &Arc<Calls>) -> SystemTasks {
         let (partitions, prunes) = (Arc::clone(calls), Arc::clone(calls));
-        SystemTasks {
-            make_partitions: Arc::new(move |()| {
+        SystemTasks::new(
+            move || {
                 partitions.partitions.fetch_add(1, Ordering::SeqCst);
-                async { Ok(()) }.boxed()
-            }),
-            prune: Arc::new(move |older_than| {
-                let calls = Arc::clone(&prunes);
-                async move {
-                    assert_eq!(older_than, Duration::from_secs(86_400));
-                    let earlier = calls.prunes.fetch_add(1, Ordering::SeqCst);
-                    calls.prune_begins.notify_one();
-                    if calls.prune_hangs {
-                        std::future::pending::<()>().await;
-                    }
-                    if calls.prune_fails_first && earlier == 0 {
-                        panic!("the first prune panics");
-                    }
-                    Ok(())
-                }
-                .boxed()
-            }),
+                async { Ok(()) }
+            },
+            move |older_than| prune(Arc::clone(&prunes), older_than),
+        )
+    }
+
+    async fn prune(calls: Arc<Calls>, older_than: Duration) -> anyhow::Result<()> {
+        assert_eq!(older_than, Duration::from_secs(86_400));
+        let earlier = calls.prunes.fetch_add(1, Ordering::SeqCst);
+        calls.prune_begins.notify_one();
+        if calls.prune_hangs {
+            std::future::pending::<()>().await;
         }
+        if calls.prune_fails_first && earlier == 0 {
+            panic!("the first prune panics");
+        }
+        Ok(())
     }
 
     const DONE: &str = "select count(*) from apalis.jobs where status = 'Done'";
     const JOBS: &str = "select count(*) from apalis.jobs";
 
     async fn stops(lane: JoinHandle<()>) {
-        tokio::time::timeout(Duration::from_secs(5), lane)
-            .await
-            .expect("the lane stops with its worker")
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), lane).await.expect("the lane stops with its worker").unwrap();
     }
 
     #[tokio::test]
@@ -491,24 +455,10 @@ mod tests {
         let (calls, stop) = (Arc::new(Calls::default()), CancellationToken::new());
         let lanes: Vec<_> = ["a", "b", "c"]
             .into_iter()
-            .map(|name| {
-                spawn(
-                    database.options.clone(),
-                    config(name),
-                    tasks(&calls),
-                    stop.clone(),
-                )
-            })
+            .map(|name| spawn(database.options.clone(), config(name), tasks(&calls), stop.clone()))
             .collect();
-        database
-            .until(
-                "select count(*) from pg_namespace where nspname = 'apalis'",
-                1,
-            )
-            .await;
-        database
-            .until("select count(*) from apalis.jobs where status = 'Done'", 2)
-            .await;
+        database.until("select count(*) from pg_namespace where nspname = 'apalis'", 1).await;
+        database.until("select count(*) from apalis.jobs where status = 'Done'", 2).await;
         let registered = "select count(*) from apalis.workers";
         database.until(registered, 3).await;
         stop.cancel();
@@ -519,11 +469,7 @@ mod tests {
         assert_eq!(calls.partitions.load(Ordering::SeqCst), 1);
         assert_eq!(calls.prunes.load(Ordering::SeqCst), 1);
         let in_public = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
-        assert_eq!(
-            database.count(in_public).await,
-            0,
-            "nothing is left in schema public"
-        );
+        assert_eq!(database.count(in_public).await, 0, "nothing is left in schema public");
         database.drop().await;
     }
 
@@ -532,30 +478,18 @@ mod tests {
         let Some(database) = Database::make().await else {
             return;
         };
-        let calls = Arc::new(Calls {
-            prune_hangs: true,
-            ..Calls::default()
-        });
+        let calls = Arc::new(Calls { prune_hangs: true, ..Calls::default() });
         let stop = CancellationToken::new();
-        let lane = spawn(
-            database.options.clone(),
-            config("a"),
-            tasks(&calls),
-            stop.clone(),
-        );
+        let lane = spawn(database.options.clone(), config("a"), tasks(&calls), stop.clone());
         calls.prune_begins.notified().await;
         stop.cancel();
         stops(lane).await;
-        let left = "select count(*) from apalis.jobs where status = 'Failed' and last_error like '%left to another worker%'";
+        let left =
+            "select count(*) from apalis.jobs where status = 'Failed' and last_error like '%left to another worker%'";
         assert_eq!(database.count(left).await, 1);
 
         let (calls, stop) = (Arc::new(Calls::default()), CancellationToken::new());
-        let lane = spawn(
-            database.options.clone(),
-            config("b"),
-            tasks(&calls),
-            stop.clone(),
-        );
+        let lane = spawn(database.options.clone(), config("b"), tasks(&calls), stop.clone());
         database.until(DONE, 2).await;
         assert_eq!(calls.prunes.load(Ordering::SeqCst), 1);
         stop.cancel();
@@ -568,10 +502,7 @@ mod tests {
         let Some(database) = Database::make().await else {
             return;
         };
-        let calls = Arc::new(Calls {
-            prune_fails_first: true,
-            ..Calls::default()
-        });
+        let calls = Arc::new(Calls { prune_fails_first: true, ..Calls::default() });
         set_up(&database.options).await.unwrap();
         database
             .run(
@@ -580,14 +511,11 @@ mod tests {
             )
             .await;
         let stop = CancellationToken::new();
-        let lane = spawn(
-            database.options.clone(),
-            config("a"),
-            tasks(&calls),
-            stop.clone(),
-        );
+        let lane = spawn(database.options.clone(), config("a"), tasks(&calls), stop.clone());
         database.until(DONE, 2).await;
-        database.until("select count(*) from apalis.jobs where status = 'Killed' and last_error like '%polish%'", 1).await;
+        database
+            .until("select count(*) from apalis.jobs where status = 'Killed' and last_error like '%polish%'", 1)
+            .await;
         assert_eq!(calls.prunes.load(Ordering::SeqCst), 2);
         stop.cancel();
         stops(lane).await;
@@ -600,30 +528,21 @@ mod tests {
             return;
         };
         set_up(&database.options).await.unwrap();
-        let pool = PgPoolOptions::new()
-            .connect_with(database.options.clone())
-            .await
-            .unwrap();
+        let pool = PgPoolOptions::new().connect_with(database.options.clone()).await.unwrap();
         let config = config("a");
         enqueue_due(&pool, &config).await.unwrap();
         enqueue_due(&pool, &config).await.unwrap();
         assert_eq!(database.count(JOBS).await, 2);
         // A period later, while the last one still waits: no second one.
-        database
-            .run("update apalis.jobs set id = translate(id, '0123456789', 'ABCDEFGHJK')")
-            .await;
+        database.run("update apalis.jobs set id = translate(id, '0123456789', 'ABCDEFGHJK')").await;
         enqueue_due(&pool, &config).await.unwrap();
         assert_eq!(database.count(JOBS).await, 2);
         // The last one ended: now there is a new one.
-        database
-            .run("update apalis.jobs set status = 'Done', done_at = now()")
-            .await;
+        database.run("update apalis.jobs set status = 'Done', done_at = now()").await;
         enqueue_due(&pool, &config).await.unwrap();
         assert_eq!(database.count(JOBS).await, 4);
         // What ended long ago goes, and so do workers that nobody has seen since.
-        database
-            .run("update apalis.jobs set done_at = now() - interval '8 days' where status = 'Done'")
-            .await;
+        database.run("update apalis.jobs set done_at = now() - interval '8 days' where status = 'Done'").await;
         database
             .run(
                 "insert into apalis.workers (id, worker_type, storage_name, last_seen)
@@ -633,10 +552,7 @@ mod tests {
             .await;
         enqueue_due(&pool, &config).await.unwrap();
         assert_eq!(database.count(JOBS).await, 2);
-        assert_eq!(
-            database.count("select count(*) from apalis.workers").await,
-            2
-        );
+        assert_eq!(database.count("select count(*) from apalis.workers").await, 2);
         pool.close().await;
         database.drop().await;
     }
@@ -647,12 +563,8 @@ mod tests {
             return;
         };
         let role = format!("{}_role", database.name);
-        database
-            .on_server(&format!("create role {role} login"))
-            .await;
-        let error = set_up(&database.options.clone().username(&role))
-            .await
-            .unwrap_err();
+        database.on_server(&format!("create role {role} login")).await;
+        let error = set_up(&database.options.clone().username(&role)).await.unwrap_err();
         assert!(matches!(error, Error::Setup(_)), "{error}");
         assert!(error.to_string().contains("permission denied"), "{error}");
         let lane = spawn(
@@ -665,10 +577,7 @@ mod tests {
         let (server, role) = (database.server.clone(), role);
         database.drop().await;
         let mut db = PgConnection::connect_with(&server).await.unwrap();
-        sqlx::query(&format!("drop role {role}"))
-            .execute(&mut db)
-            .await
-            .unwrap();
+        sqlx::query(&format!("drop role {role}")).execute(&mut db).await.unwrap();
     }
 
     #[tokio::test]
@@ -676,37 +585,24 @@ mod tests {
         let Some(database) = Database::make().await else {
             return;
         };
-        let pool = PgPoolOptions::new()
-            .connect_with(database.options.clone())
-            .await
-            .unwrap();
+        let pool = PgPoolOptions::new().connect_with(database.options.clone()).await.unwrap();
         PostgresStorage::setup(&pool).await.unwrap();
         set_up(&database.options).await.unwrap();
         let ours = "select count(*) from pg_namespace where nspname = 'longshore_system'";
         assert_eq!(database.count(ours).await, 0);
-        database
-            .run("alter table apalis.jobs drop column priority")
-            .await;
-        assert!(matches!(
-            set_up(&database.options).await,
-            Err(Error::Foreign)
-        ));
+        database.run("alter table apalis.jobs drop column priority").await;
+        assert!(matches!(set_up(&database.options).await, Err(Error::Foreign)));
         pool.close().await;
         database.drop().await;
     }
 
     #[test]
     fn jobs_read_back_and_unknown_ones_are_kept() {
-        let prune = SystemJob::Prune {
-            older_than: Duration::from_secs(30 * 86_400),
-        };
+        let prune = SystemJob::Prune { older_than: Duration::from_secs(30 * 86_400) };
         let stored = serde_json::to_value(&prune).unwrap();
         assert_eq!(stored["kind"], "prune");
         assert_eq!(serde_json::from_value::<SystemJob>(stored).unwrap(), prune);
         let newer = json!({ "kind": "polish", "shine": 3 });
-        assert_eq!(
-            serde_json::from_value::<SystemJob>(newer.clone()).unwrap(),
-            SystemJob::Unknown(newer)
-        );
+        assert_eq!(serde_json::from_value::<SystemJob>(newer.clone()).unwrap(), SystemJob::Unknown(newer));
     }
 }

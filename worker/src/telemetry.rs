@@ -58,9 +58,7 @@ pub fn init(format: LogFormat) -> Result<(), Error> {
 
 fn filter(directives: Option<&str>) -> Result<EnvFilter, Error> {
     let directives = directives.map(str::trim).filter(|text| !text.is_empty());
-    EnvFilter::builder()
-        .parse(directives.unwrap_or("info"))
-        .map_err(|error| Error::Filter(error.to_string()))
+    EnvFilter::builder().parse(directives.unwrap_or("info")).map_err(|error| Error::Filter(error.to_string()))
 }
 
 #[cfg(test)]
