@@ -253,7 +253,8 @@ impl Plan {
             _ => None,
         };
         let failed_before = u32::try_from(step.failed).unwrap_or(0);
-        let next = |policy: &RetryPolicy| policy.next(failed_before, error, retry_after, ended.since_first, ended.random);
+        let next =
+            |policy: &RetryPolicy| policy.next(failed_before, error, retry_after, ended.since_first, ended.random);
         match policy.map_or(Retry::GiveUp, next) {
             Retry::After(after) => {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
@@ -324,7 +325,8 @@ impl Plan {
             claimed_at: None,
         };
         // the first successor stays with the lane; the others go to whoever is free (this lane too: its claim sees them)
-        let keep = ended.may_keep && if engine { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
+        let keep =
+            ended.may_keep && if engine { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
         if keep {
             self.batch.kept.push(next);
             self.kept_from.push(Some(index));
@@ -345,7 +347,8 @@ impl Plan {
             indegree: join.indegree,
             need: join.need,
             queue_id: ended.version.queue_id(node),
-            engine: node == END || ended.version.graph.node(node).is_some_and(|n| !matches!(n.kind, NodeKind::Task { .. })),
+            engine: node == END
+                || ended.version.graph.node(node).is_some_and(|n| !matches!(n.kind, NodeKind::Task { .. })),
             priority: step.priority,
             version_id: step.version_id,
             from: index,
@@ -449,7 +452,14 @@ impl Plan {
         self.closed.insert(ended.step.run_id);
     }
 
-    fn end_run(&mut self, ended: &Ended<'_>, state: RunState, output: Option<Payload>, error: Option<Payload>, announce: bool) {
+    fn end_run(
+        &mut self,
+        ended: &Ended<'_>,
+        state: RunState,
+        output: Option<Payload>,
+        error: Option<Payload>,
+        announce: bool,
+    ) {
         // two steps of one run may end it in one batch: the first does
         let run_id = ended.step.run_id;
         if !self.batch.endings.iter().any(|e| e.run_id == run_id) {
@@ -458,7 +468,14 @@ impl Plan {
         }
     }
 
-    fn record(&mut self, index: usize, ended: &Ended<'_>, outcome: Outcome, output: Option<Payload>, error: Option<&StepError>) {
+    fn record(
+        &mut self,
+        index: usize,
+        ended: &Ended<'_>,
+        outcome: Outcome,
+        output: Option<Payload>,
+        error: Option<&StepError>,
+    ) {
         let step = ended.step;
         self.outcomes[index] = Some(outcome);
         let node = ended.version.graph.node(step.node).map_or("", |node| &node.id);

@@ -291,7 +291,7 @@ pub async fn pass(sender: &Sender, baton: Baton, batch: &Batch, stopped: impl Fu
         tracing::warn!(lane_id, cycle, %error, "no clear answer for a cycle, sending it again");
         tokio::select! {
             () = &mut stopped => return Pass::Unclear(error),
-            () = tokio::time::sleep(pacing.next()) => {}
+            () = tokio::time::sleep(pacing.pause()) => {}
         }
     }
 }
@@ -307,9 +307,11 @@ fn is_baton_conflict(baton: &Baton, error: &sqlx::Error) -> bool {
 
 /// One try on one connection; a connection whose answer is late is closed, never used again.
 async fn once(sender: &Sender, baton: &Baton, batch: &Batch) -> Result<Option<Passed>, sqlx::Error> {
-    let lease = PgInterval { months: 0, days: 0, microseconds: i64::try_from(sender.lease.as_micros()).unwrap_or(i64::MAX) };
+    let lease =
+        PgInterval { months: 0, days: 0, microseconds: i64::try_from(sender.lease.as_micros()).unwrap_or(i64::MAX) };
     let mut connection = sender.pool.acquire().await?;
-    let answer = tokio::time::timeout(ANSWER_WITHIN, send(&mut connection, baton, lease, sender.worker_id, batch)).await;
+    let answer =
+        tokio::time::timeout(ANSWER_WITHIN, send(&mut connection, baton, lease, sender.worker_id, batch)).await;
     answer.unwrap_or_else(|_| {
         drop(connection.detach());
         Err(late())
@@ -332,7 +334,8 @@ enum Stand {
 
 async fn stand(sender: &Sender, baton: &Baton) -> Result<Stand, sqlx::Error> {
     let query = sqlx::query(include_str!("../sql/cycle/stand.sql")).bind(SHARD).bind(baton.lane_id).bind(baton.cycle);
-    let rows = tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.pool)).await.unwrap_or_else(|_| Err(late()))?;
+    let rows =
+        tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.pool)).await.unwrap_or_else(|_| Err(late()))?;
     let Some(first) = rows.first() else {
         return Ok(Stand::Neither);
     };
@@ -349,7 +352,7 @@ async fn closings(sender: &Sender, runs: &[Uuid]) -> Result<Vec<(Uuid, i64)>, sq
 }
 
 /// Collects one field of many rows into the array that Postgres takes.
-fn column<T, R>(rows: &[T], field: impl Fn(&T) -> R) -> Vec<R> {
+fn column<'a, T, R>(rows: &'a [T], field: impl Fn(&'a T) -> R) -> Vec<R> {
     rows.iter().map(field).collect()
 }
 

@@ -63,7 +63,8 @@ pub async fn forget_dead(connection: &mut PgConnection) -> Result<(), sqlx::Erro
 
 /// All queues: id and name.
 pub async fn queues(connection: &mut PgConnection) -> Result<BTreeMap<i32, String>, sqlx::Error> {
-    let rows: Vec<(i32, String)> = sqlx::query_as(include_str!("../sql/fleet/queues.sql")).fetch_all(connection).await?;
+    let rows: Vec<(i32, String)> =
+        sqlx::query_as(include_str!("../sql/fleet/queues.sql")).fetch_all(connection).await?;
     Ok(rows.into_iter().collect())
 }
 

@@ -31,3 +31,4 @@ pub mod results;
 pub mod run;
 pub mod sample;
 pub mod upkeep;
+pub mod workflow;

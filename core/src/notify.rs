@@ -49,11 +49,8 @@ impl Notifier {
     }
 }
 
-async fn send_all<S, F>(
-    wanted: Arc<Mutex<BTreeSet<String>>>,
-    mut woken: mpsc::Receiver<()>,
-    mut send: S,
-) where
+async fn send_all<S, F>(wanted: Arc<Mutex<BTreeSet<String>>>, mut woken: mpsc::Receiver<()>, mut send: S)
+where
     S: FnMut(Vec<String>) -> F,
     F: Future<Output = ()>,
 {
@@ -80,19 +77,14 @@ async fn send_all<S, F>(
 /// The wanted queues that were not told of just now; the others stay wanted.
 fn take_due(wanted: &Mutex<BTreeSet<String>>, sent: &HashMap<String, Instant>) -> Vec<String> {
     let mut wanted = lock(wanted);
-    let (later, due) = mem::take(&mut *wanted)
-        .into_iter()
-        .partition(|queue| sent.contains_key(queue));
+    let (later, due) = mem::take(&mut *wanted).into_iter().partition(|queue| sent.contains_key(queue));
     *wanted = later;
     drop(wanted);
     BTreeSet::into_iter(due).collect()
 }
 
 async fn send(pool: &PgPool, queues: &[String]) {
-    let sent = sqlx::query(include_str!("../sql/notify/notify.sql"))
-        .bind(queues)
-        .execute(pool)
-        .await;
+    let sent = sqlx::query(include_str!("../sql/notify/notify.sql")).bind(queues).execute(pool).await;
     if let Err(error) = sent {
         tracing::debug!(%error, "a notification was not sent; workers find the work when they poll");
     }
@@ -129,14 +121,12 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         notifier.notify("b");
-        while lock(&notifier.wanted).len() > 0 {
+        while !lock(&notifier.wanted).is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let log = lock(&log).clone();
         let times = |queue: &str| {
-            let told = log
-                .iter()
-                .filter(|(_, queues)| queues.iter().any(|name| name == queue));
+            let told = log.iter().filter(|(_, queues)| queues.iter().any(|name| name == queue));
             told.map(|(at, _)| at.as_millis()).collect::<Vec<_>>()
         };
         let a = times("a");

@@ -46,13 +46,9 @@ pub struct Pruned {
 /// A month that is in use at this moment is left for the next time. Behind a pooler, give it a pool that connects
 /// directly.
 pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<Pruned, Error> {
-    let age = Duration::from_micros(
-        u64::try_from(older_than.min(OLDEST).as_micros()).unwrap_or(u64::MAX),
-    );
-    let before: DateTime<Utc> = sqlx::query_scalar(include_str!("../sql/prune/cutoff.sql"))
-        .bind(age)
-        .fetch_one(pool)
-        .await?;
+    let age = Duration::from_micros(u64::try_from(older_than.min(OLDEST).as_micros()).unwrap_or(u64::MAX));
+    let before: DateTime<Utc> =
+        sqlx::query_scalar(include_str!("../sql/prune/cutoff.sql")).bind(age).fetch_one(pool).await?;
     let mut pruned = prune_runs(pool, before).await?;
     pruned.partitions = drop_partitions(pool, before).await?;
     Ok(pruned)
@@ -80,27 +76,22 @@ async fn prune_runs(pool: &PgPool, before: DateTime<Utc>) -> Result<Pruned, Erro
 }
 
 async fn drop_partitions(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, Error> {
-    let old: Vec<(String, Option<String>, String)> =
-        sqlx::query_as(include_str!("../sql/prune/old_partitions.sql"))
-            .bind(SHARD)
-            .bind(before)
-            .fetch_all(pool)
-            .await?;
+    let old: Vec<(String, Option<String>, String)> = sqlx::query_as(include_str!("../sql/prune/old_partitions.sql"))
+        .bind(SHARD)
+        .bind(before)
+        .fetch_all(pool)
+        .await?;
     if old.is_empty() {
         return Ok(0);
     }
     let mut own = pool.connect_options().connect().await?;
-    own.execute(include_str!("../sql/prune/lock_timeout.sql"))
-        .await?;
+    own.execute(include_str!("../sql/prune/lock_timeout.sql")).await?;
     let mut dropped = 0;
     for (name, detach, remove) in &old {
         match drop_partition(&mut own, detach.as_deref(), remove).await {
             Ok(()) => dropped += 1,
             Err(error) if database::code(&error).is_some_and(|code| BUSY.contains(&code)) => {
-                tracing::warn!(
-                    partition = name,
-                    "in use at this moment, left for the next prune"
-                );
+                tracing::warn!(partition = name, "in use at this moment, left for the next prune");
             }
             Err(error) => return Err(error.into()),
         }
@@ -110,11 +101,7 @@ async fn drop_partitions(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, Er
 }
 
 /// Detached first, without a transaction: that waits for readers of the month while lanes go on.
-async fn drop_partition(
-    own: &mut PgConnection,
-    detach: Option<&str>,
-    remove: &str,
-) -> Result<(), sqlx::Error> {
+async fn drop_partition(own: &mut PgConnection, detach: Option<&str>, remove: &str) -> Result<(), sqlx::Error> {
     if let Some(detach) = detach {
         own.execute(detach).await?;
     }

@@ -36,7 +36,10 @@ fn columns(steps: &[StepRef]) -> Columns {
 }
 
 /// The results of these steps; a step that was skipped or has not ended is missing. Sends nothing when asked for nothing.
-pub async fn of_steps(connection: &mut PgConnection, steps: &[StepRef]) -> Result<Vec<(StepRef, NodeResult)>, sqlx::Error> {
+pub async fn of_steps(
+    connection: &mut PgConnection,
+    steps: &[StepRef],
+) -> Result<Vec<(StepRef, NodeResult)>, sqlx::Error> {
     if steps.is_empty() {
         return Ok(Vec::new());
     }
@@ -79,13 +82,14 @@ pub async fn since_first_attempt(
         return Ok(HashMap::new());
     }
     let (runs, frames, nodes) = columns(steps);
-    let rows: Vec<(Uuid, i32, i32, Option<i64>)> = sqlx::query_as(include_str!("../sql/results/since_first_attempt.sql"))
-        .bind(SHARD)
-        .bind(runs)
-        .bind(frames)
-        .bind(nodes)
-        .fetch_all(connection)
-        .await?;
+    let rows: Vec<(Uuid, i32, i32, Option<i64>)> =
+        sqlx::query_as(include_str!("../sql/results/since_first_attempt.sql"))
+            .bind(SHARD)
+            .bind(runs)
+            .bind(frames)
+            .bind(nodes)
+            .fetch_all(connection)
+            .await?;
     let since = |(run_id, frame, node, us): (Uuid, i32, i32, Option<i64>)| {
         let since = Duration::from_micros(u64::try_from(us?).ok()?);
         Some((StepRef { run_id, frame, node }, since))

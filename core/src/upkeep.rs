@@ -61,6 +61,11 @@ pub async fn tick(
     })
 }
 
+/// Make the partitions of attempts for three months ahead. Returns how many were made; safe to call again, from many workers at once.
+pub async fn make_partitions(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql")).fetch_one(connection).await
+}
+
 /// A lane whose lease was over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reaped {

@@ -84,7 +84,6 @@ pub(crate) struct LaneSpec {
 }
 
 /// A step that the lane holds.
-#[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) step: HeldStep,
     pub(crate) version: Arc<LoadedVersion>,
@@ -107,7 +106,6 @@ pub(crate) struct Held {
 }
 
 /// A held step that ended and waits for its cycle.
-#[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) held: Held,
     pub(crate) ending: Ending,
@@ -359,8 +357,10 @@ impl Lane {
         let ended: Vec<Ended<'_>> = ending.iter().map(|finished| finished.ended(self.backlog, now)).collect();
         plan.end_all(&ended);
         let batch = &mut plan.batch;
-        batch.held = self.held.values().chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
-        batch.known_closings = batch.ended_runs.iter().filter_map(|run| self.closed.get(run)).flatten().copied().collect();
+        batch.held =
+            self.held.values().chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
+        batch.known_closings =
+            batch.ended_runs.iter().filter_map(|run| self.closed.get(run)).flatten().copied().collect();
         batch.look = now >= self.last_pass + LOOK_EVERY || ended.is_empty();
         let (claim, sweep) = self.claim(&plan.room, now);
         plan.batch.claim = claim;
@@ -484,7 +484,10 @@ impl Lane {
         for (finished, outcome) in finished.iter().zip(&plan.outcomes) {
             if let (Some(metrics), Some(outcome)) = (&finished.held.metrics, outcome) {
                 let step = &finished.held.step;
-                let wait = step.claimed_at.zip(step.enqueued_at).and_then(|(claimed, enqueued)| (claimed - enqueued).to_std().ok());
+                let wait = step
+                    .claimed_at
+                    .zip(step.enqueued_at)
+                    .and_then(|(claimed, enqueued)| (claimed - enqueued).to_std().ok());
                 metrics.attempt(*outcome, wait.unwrap_or_default(), finished.duration.unwrap_or_default());
             }
         }
@@ -554,7 +557,8 @@ impl Lane {
         if closings.is_empty() && self.closed.is_empty() {
             return;
         }
-        let runs: HashSet<Uuid> = self.held.values().chain(self.finished.iter().map(|f| &f.held)).map(|h| h.step.run_id).collect();
+        let runs: HashSet<Uuid> =
+            self.held.values().chain(self.finished.iter().map(|f| &f.held)).map(|h| h.step.run_id).collect();
         self.closed.retain(|run, _| runs.contains(run));
         for (run, closing) in closings.iter().filter(|(run, _)| runs.contains(run)) {
             let known = self.closed.entry(*run).or_default();
@@ -581,7 +585,8 @@ impl Lane {
         tracing::error!(run_id = %step.run_id, node = step.node, attempt = step.attempt, %error, "postgres refuses the result of a step");
         let already = matches!(&finished.ending, Ending::Failed { error, .. } if error.name == error::OUTPUT_INVALID);
         let text = format!("postgres cannot store the result: {error}");
-        finished.ending = Ending::Failed { error: StepError::permanent(error::OUTPUT_INVALID, &text), retry_after: None };
+        finished.ending =
+            Ending::Failed { error: StepError::permanent(error::OUTPUT_INVALID, &text), retry_after: None };
         !already
     }
 
@@ -631,7 +636,8 @@ impl Finished {
             since_first: held.since_first.map(|first| now.duration_since(first)),
             random: self.random,
             slot: held.slot,
-            may_keep: !held.step.solo && !(backlog && (held.hops >= MAX_HOPS || now.duration_since(held.since) >= MAX_STAY)),
+            may_keep: !held.step.solo
+                && !(backlog && (held.hops >= MAX_HOPS || now.duration_since(held.since) >= MAX_STAY)),
         }
     }
 

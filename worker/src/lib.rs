@@ -4,14 +4,24 @@
 
 pub mod args;
 pub mod builtin;
+mod execute;
 mod failure;
 mod handler;
 pub mod http;
+mod lane;
+mod mailbox;
 pub mod metrics;
+mod prepare;
+mod shared;
 mod step;
+mod sweep;
 mod system;
 pub mod telemetry;
+mod upkeep;
+mod versions;
+mod worker;
 
 pub use failure::{Failure, HANDLER_FAILED};
 pub use handler::{DEFAULT_OUTPUT_LIMIT, Handler, Handlers};
 pub use step::Step;
+pub use worker::{Slots, StartError, Worker, WorkerBuilder};

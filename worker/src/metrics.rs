@@ -205,6 +205,7 @@ impl Metrics {
         gauges.ready.set(ready as f64);
         gauges.delayed.set(delayed as f64);
     }
+
     /// What the fleet's sampler saw of the whole database: the age of the oldest snapshot that keeps dead rows alive, and dead
     /// rows per table. NaN after 90 s, as above.
     pub fn database_sample(&self, oldest_snapshot_age: Duration, dead_rows: &[(&str, u64)]) {

@@ -75,7 +75,7 @@ impl Shared {
             }
             tokio::select! {
                 () = self.abandon.cancelled() => return None,
-                () = tokio::time::sleep(pacing.next()) => {}
+                () = tokio::time::sleep(pacing.pause()) => {}
             }
         }
     }

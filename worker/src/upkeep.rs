@@ -78,7 +78,7 @@ impl Upkeep {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "upkeep found no database, trying again");
-                    pacing.next()
+                    pacing.pause()
                 }
             };
             tokio::select! {
@@ -146,7 +146,8 @@ impl Upkeep {
                 for queue in queues {
                     self.shared.metrics.queue_sample(&queue.name, queue.oldest_ready, queue.ready, queue.delayed);
                 }
-                let dead: Vec<(&str, u64)> = database.dead_rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
+                let dead: Vec<(&str, u64)> =
+                    database.dead_rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
                 self.shared.metrics.database_sample(database.oldest_snapshot, &dead);
             }
             Err(error) => tracing::warn!(%error, "cannot sample the database"),
@@ -161,7 +162,9 @@ fn next_tick(tick: &Tick, period: Duration, took: Duration) -> Duration {
     let more = tick.promoted >= PROMOTE.unsigned_abs();
     let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
     let period = period.mul_f64(jitter);
-    due.map_or(period, |due| due.min(period)).max((took * 20).min(LONGEST_TICK).saturating_sub(took)).max(Duration::from_millis(2))
+    due.map_or(period, |due| due.min(period))
+        .max((took * 20).min(LONGEST_TICK).saturating_sub(took))
+        .max(Duration::from_millis(2))
 }
 
 /// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
@@ -173,7 +176,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, url: String, wakes: Vec<(Vec<i32
             Err(error) => error,
         };
         tracing::warn!(%error, "lost the connection that listens, connecting again");
-        tokio::time::sleep(pacing.next()).await;
+        tokio::time::sleep(pacing.pause()).await;
     }
 }
 

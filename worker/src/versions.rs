@@ -29,7 +29,7 @@ impl Versions {
     /// The version from Postgres; `None` when there is no such version.
     pub(crate) async fn get(&self, version_id: i32) -> Result<Option<Arc<LoadedVersion>>, workflow::Error> {
         let mut connection = self.pool.acquire().await.map_err(workflow::Error::from)?;
-        let Some(version) = workflow::load(&mut connection, version_id).await? else {
+        let Some(version) = workflow::load(&mut *connection, version_id).await? else {
             return Ok(None);
         };
         let version = Arc::new(version);

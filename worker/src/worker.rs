@@ -207,7 +207,7 @@ impl WorkerBuilder {
         let pool = database::pool(&self.url, 2 + 4).await?;
         let mut connection = pool.acquire().await?;
         migrate::check(&mut connection).await?;
-        migrate::make_partitions(&mut connection).await?;
+        longshore_core::upkeep::make_partitions(&mut connection).await?;
         let names: Vec<String> = self.queues.keys().cloned().collect();
         fleet::ensure_queues(&mut connection, &names).await?;
         let known = fleet::queues(&mut connection).await?;
@@ -273,7 +273,17 @@ impl WorkerBuilder {
         tokio::spawn(upkeep.run());
         health.started();
         tracing::info!(%worker_id, lanes, address = ?address, "the worker claims");
-        Ok(Worker { worker_id, shared, pool, runtime: None, lanes: running, health, address, grace: self.grace, served })
+        Ok(Worker {
+            worker_id,
+            shared,
+            pool,
+            runtime: None,
+            lanes: running,
+            health,
+            address,
+            grace: self.grace,
+            served,
+        })
     }
 
     fn registration(&self, slots: u32) -> Registration {
@@ -356,7 +366,8 @@ impl Worker {
         self.health.draining();
         self.shared.draining.cancel();
         if let Ok(Ok(mut connection)) = tokio::time::timeout(Duration::from_secs(1), self.pool.acquire()).await {
-            let said = tokio::time::timeout(Duration::from_secs(1), fleet::drain(&mut connection, self.worker_id)).await;
+            let said =
+                tokio::time::timeout(Duration::from_secs(1), fleet::drain(&mut connection, self.worker_id)).await;
             tracing::debug!(?said, "told the fleet");
         }
         let grace = tokio::time::sleep(self.grace);
@@ -371,7 +382,8 @@ impl Worker {
             self.shared.abandon.cancel();
         }
         if let Ok(Ok(mut connection)) = tokio::time::timeout(Duration::from_secs(2), self.pool.acquire()).await {
-            let gone = tokio::time::timeout(Duration::from_secs(2), fleet::deregister(&mut connection, self.worker_id)).await;
+            let gone =
+                tokio::time::timeout(Duration::from_secs(2), fleet::deregister(&mut connection, self.worker_id)).await;
             tracing::debug!(?gone, "left the fleet");
         }
         self.served.cancel();

@@ -18,18 +18,12 @@ pub enum Exit {
 impl Exit {
     /// An error that ends the command with this code and prints `message`.
     pub fn error(self, message: impl Into<String>) -> anyhow::Error {
-        Failure {
-            exit: self,
-            message: message.into(),
-        }
-        .into()
+        Failure { exit: self, message: message.into() }.into()
     }
 
     /// The code of an error: that of the [`Exit::error`] it was made of, [`Exit::Failed`] for any other.
     pub fn of(error: &anyhow::Error) -> Self {
-        error
-            .downcast_ref::<Failure>()
-            .map_or(Self::Failed, |failure| failure.exit)
+        error.downcast_ref::<Failure>().map_or(Self::Failed, |failure| failure.exit)
     }
 }
 
@@ -58,9 +52,7 @@ mod tests {
 
     #[test]
     fn an_exit_code_survives_added_context() {
-        let error = Err::<(), _>(Exit::NotFound.error("no run 7"))
-            .context("run show")
-            .err();
+        let error = Err::<(), _>(Exit::NotFound.error("no run 7")).context("run show").err();
         assert_eq!(error.map(|e| Exit::of(&e)), Some(Exit::NotFound));
         assert_eq!(Exit::of(&anyhow::anyhow!("plain")), Exit::Failed);
     }

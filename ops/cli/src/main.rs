@@ -29,13 +29,7 @@ struct Arguments {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Postgres, as postgres://user@host/database; DATABASE_URL serves too.
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "LONGSHORE_DATABASE_URL",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "URL", env = "LONGSHORE_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
     /// How results are printed.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
@@ -45,9 +39,7 @@ struct Global {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
-        )
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
         .with_writer(std::io::stderr)
         .init();
     match run(arguments) {
@@ -60,8 +52,5 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(arguments.command.run(&arguments.global))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(arguments.command.run(&arguments.global))
 }

@@ -16,11 +16,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// Print a result: the object, or what `text` makes of it.
-    pub(crate) fn print<T: Serialize>(
-        self,
-        result: &T,
-        text: impl FnOnce(&T) -> String,
-    ) -> Result<()> {
+    pub(crate) fn print<T: Serialize>(self, result: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         match self {
             Self::Text => line(&text(result)),
             Self::Json => line(&serde_json::to_string_pretty(result)?),

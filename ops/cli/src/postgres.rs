@@ -81,13 +81,10 @@ impl Cluster {
     /// # Errors
     /// When the path is not text, or the process is root and there is no user to run Postgres as.
     pub fn at(dir: &Path) -> Result<Self> {
-        let dir = std::path::absolute(dir)
-            .with_context(|| format!("cannot resolve the folder {}", dir.display()))?;
+        let dir = std::path::absolute(dir).with_context(|| format!("cannot resolve the folder {}", dir.display()))?;
         if dir.to_str().is_none_or(|dir| dir.contains(['\n', '\r'])) {
-            return Err(Exit::Usage.error(format!(
-                "the folder {} has a name that no configuration file can hold",
-                dir.display()
-            )));
+            return Err(Exit::Usage
+                .error(format!("the folder {} has a name that no configuration file can hold", dir.display())));
         }
         let owner = Owner::for_this_process()?;
         Ok(Self { dir, owner })
@@ -124,9 +121,7 @@ impl Cluster {
         let _lock = self.lock()?;
         if let Some(url) = self.url()? {
             let listens = match self.access()? {
-                Some(Access {
-                    socket_dir: None, ..
-                }) => Listen::Tcp,
+                Some(Access { socket_dir: None, .. }) => Listen::Tcp,
                 _ => Listen::Socket,
             };
             if listens != listen {
@@ -136,10 +131,7 @@ impl Cluster {
                 )));
             }
             connect(&url).await?.close().await?;
-            return Ok(Started {
-                url,
-                was_running: true,
-            });
+            return Ok(Started { url, was_running: true });
         }
         let binaries = Binaries::find(self.owner.as_ref(), self.data_version()?)?;
         let password = self.make_data(&binaries)?;
@@ -147,10 +139,7 @@ impl Cluster {
         let url = access.url(DATABASE);
         make_database(&access).await?;
         connect(&url).await?.close().await?;
-        Ok(Started {
-            url,
-            was_running: false,
-        })
+        Ok(Started { url, was_running: false })
     }
 
     /// Stop the cluster: sessions are ended, everything committed is on disk. True when it ran.
@@ -206,8 +195,7 @@ impl Cluster {
     pub fn remove(&self) -> Result<()> {
         self.stop()?;
         if self.is_ours() {
-            fs::remove_dir_all(&self.dir)
-                .with_context(|| format!("cannot delete {}", self.dir.display()))?;
+            fs::remove_dir_all(&self.dir).with_context(|| format!("cannot delete {}", self.dir.display()))?;
         }
         Ok(())
     }
@@ -242,8 +230,8 @@ impl Cluster {
             .mode(mode)
             .create(&self.dir)
             .with_context(|| format!("cannot make the folder {}", self.dir.display()))?;
-        let mut inside = fs::read_dir(&self.dir)
-            .with_context(|| format!("cannot read the folder {}", self.dir.display()))?;
+        let mut inside =
+            fs::read_dir(&self.dir).with_context(|| format!("cannot read the folder {}", self.dir.display()))?;
         if !self.is_ours() && inside.next().is_some() {
             return Err(Exit::Conflict.error(format!(
                 "the folder {} is not empty and holds no cluster of ours: name another with --dir",
@@ -268,9 +256,9 @@ impl Cluster {
     fn access(&self) -> Result<Option<Access>> {
         let path = self.dir.join("cluster.json");
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => {
+                serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is damaged", path.display()))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -280,11 +268,7 @@ impl Cluster {
     fn data_version(&self) -> Result<Option<u32>> {
         let path = self.data().join("PG_VERSION");
         match fs::read_to_string(&path) {
-            Ok(text) => text
-                .trim()
-                .parse()
-                .map(Some)
-                .with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => text.trim().parse().map(Some).with_context(|| format!("{} is damaged", path.display())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -301,10 +285,7 @@ impl Cluster {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        let pid = text
-            .lines()
-            .next()
-            .and_then(|line| line.trim().parse().ok());
+        let pid = text.lines().next().and_then(|line| line.trim().parse().ok());
         let Some(pid) = pid.filter(|pid| *pid > 1).map(Pid::from_raw) else {
             return Ok(None);
         };
@@ -318,8 +299,7 @@ impl Cluster {
         match fs::read_link(process.join("cwd")) {
             Ok(cwd) => fs::canonicalize(self.data()).is_ok_and(|data| data == cwd),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                fs::read_to_string(process.join("comm"))
-                    .is_ok_and(|name| name.trim().starts_with("post"))
+                fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim().starts_with("post"))
             }
             Err(_) if Path::new("/proc/self").exists() => false,
             Err(_) => std::process::Command::new("ps")
@@ -337,11 +317,7 @@ impl Cluster {
         }
         let data = self.data();
         if data.exists() {
-            bail!(
-                "{} is incomplete: delete {} to begin anew",
-                data.display(),
-                self.dir.display()
-            );
+            bail!("{} is incomplete: delete {} to begin anew", data.display(), self.dir.display());
         }
         let password = uuid::Uuid::new_v4().simple().to_string();
         // Made under another name, so that what a kill leaves half-made is never taken for a cluster.
@@ -372,16 +348,9 @@ impl Cluster {
         }
         let config = half.join("postgresql.conf");
         let text = fs::read_to_string(&config)?;
-        self.write(
-            &config,
-            &format!("{text}\ninclude_if_exists = 'longshore.conf'\n"),
-        )?;
+        self.write(&config, &format!("{text}\ninclude_if_exists = 'longshore.conf'\n"))?;
         // Before the rename: data without its password would be lost to TCP.
-        self.write_access(&Access {
-            port: SOCKET_PORT,
-            socket_dir: None,
-            password: password.clone(),
-        })?;
+        self.write_access(&Access { port: SOCKET_PORT, socket_dir: None, password: password.clone() })?;
         fs::rename(&half, &data)?;
         Ok(password)
     }
@@ -389,11 +358,7 @@ impl Cluster {
     /// Write the configuration and start the server; where it can be reached.
     fn launch(&self, binaries: &Binaries, listen: Listen, password: String) -> Result<Access> {
         self.disown_stale_process()?;
-        let mut access = Access {
-            port: SOCKET_PORT,
-            socket_dir: None,
-            password,
-        };
+        let mut access = Access { port: SOCKET_PORT, socket_dir: None, password };
         if listen == Listen::Socket {
             access.socket_dir = Some(self.make_socket_dir()?);
         }
@@ -475,8 +440,7 @@ impl Cluster {
     /// Write a file that the server's user may read and no other, whole or not at all. A symbolic link in
     /// its place is replaced, not followed.
     fn write(&self, path: &Path, text: &str) -> Result<()> {
-        write_whole(path, text, self.owner.as_ref())
-            .with_context(|| format!("cannot write {}", path.display()))
+        write_whole(path, text, self.owner.as_ref()).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The password stays the caller's: the server's user need not read this file.
@@ -503,15 +467,8 @@ impl Cluster {
 impl Access {
     fn url(&self, database: &str) -> String {
         match &self.socket_dir {
-            Some(dir) => format!(
-                "postgres:///{database}?host={}&port={}&user={USER}",
-                encoded(dir),
-                self.port
-            ),
-            None => format!(
-                "postgres://{USER}:{}@127.0.0.1:{}/{database}",
-                self.password, self.port
-            ),
+            Some(dir) => format!("postgres:///{database}?host={}&port={}&user={USER}", encoded(dir), self.port),
+            None => format!("postgres://{USER}:{}@127.0.0.1:{}/{database}", self.password, self.port),
         }
     }
 }
@@ -522,9 +479,7 @@ fn encoded(path: &Path) -> String {
         .as_encoded_bytes()
         .iter()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
-                char::from(*byte).to_string()
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => char::from(*byte).to_string(),
             other => format!("%{other:02X}"),
         })
         .collect()
@@ -549,11 +504,7 @@ fn free_port() -> Result<u16> {
 fn write_whole(path: &Path, text: &str, owner: Option<&Owner>) -> std::io::Result<()> {
     let half = path.with_added_extension("tmp");
     let _ = fs::remove_file(&half); // what an earlier kill left
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&half)?;
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&half)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     if let Some(owner) = owner {
@@ -591,21 +542,12 @@ mod tests {
 
     #[test]
     fn a_socket_url_survives_odd_folder_names() {
-        let access = Access {
-            port: 5432,
-            socket_dir: Some(PathBuf::from("/tmp/a b&c=d/run")),
-            password: String::new(),
-        };
+        let access =
+            Access { port: 5432, socket_dir: Some(PathBuf::from("/tmp/a b&c=d/run")), password: String::new() };
         let url = access.url("longshore");
-        assert_eq!(
-            url,
-            "postgres:///longshore?host=/tmp/a%20b%26c%3Dd/run&port=5432&user=longshore"
-        );
+        assert_eq!(url, "postgres:///longshore?host=/tmp/a%20b%26c%3Dd/run&port=5432&user=longshore");
         let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
-        assert_eq!(
-            options.get_socket().map(PathBuf::as_path),
-            access.socket_dir.as_deref()
-        );
+        assert_eq!(options.get_socket().map(PathBuf::as_path), access.socket_dir.as_deref());
         assert_eq!(options.get_username(), "longshore");
         assert_eq!(options.get_database(), Some("longshore"));
     }
@@ -614,10 +556,7 @@ mod tests {
     fn a_folder_with_other_things_in_it_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("PG_VERSION"), "15").unwrap();
-        let cluster = Cluster {
-            dir: dir.path().to_owned(),
-            owner: None,
-        };
+        let cluster = Cluster { dir: dir.path().to_owned(), owner: None };
         let refused = cluster.claim_dir().unwrap_err();
         assert_eq!(Exit::of(&refused), Exit::Conflict);
         assert!(!dir.path().join("lock").exists());
@@ -626,10 +565,7 @@ mod tests {
     #[test]
     fn a_process_file_left_by_a_crash_is_not_a_running_cluster() {
         let dir = tempfile::tempdir().unwrap();
-        let cluster = Cluster {
-            dir: dir.path().to_owned(),
-            owner: None,
-        };
+        let cluster = Cluster { dir: dir.path().to_owned(), owner: None };
         fs::create_dir(cluster.data()).unwrap();
         // This test's own process lives, but is no server of that folder.
         let file = format!("{}\n{}\n", std::process::id(), cluster.data().display());

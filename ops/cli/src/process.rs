@@ -56,11 +56,7 @@ pub struct Fleet {
 impl Fleet {
     /// A fleet without workers yet.
     pub fn new(command: WorkerCommand) -> Self {
-        Self {
-            command,
-            workers: Vec::new(),
-            spawned: 0,
-        }
+        Self { command, workers: Vec::new(), spawned: 0 }
     }
 
     /// Start one more worker, named `worker-1`, `worker-2` and so on. It is not waited for.
@@ -146,12 +142,7 @@ impl WorkerProcess {
             .spawn()
             .with_context(|| format!("cannot start {}", command.program.display()))?;
         let pid = child.id().context("the worker ended at once")?;
-        Ok(Self {
-            name,
-            pid: Pid::from_raw(i32::try_from(pid)?),
-            child,
-            log,
-        })
+        Ok(Self { name, pid: Pid::from_raw(i32::try_from(pid)?), child, log })
     }
 
     /// Its name in this fleet.

@@ -37,35 +37,20 @@ impl Sample {
 /// When a sample is not JSON.
 pub fn all() -> Result<Vec<Sample>> {
     Ok(vec![
-        Sample {
-            definition: parse("order", ORDER)?,
-            inputs: (1..=ORDERS).map(order).collect(),
-        },
-        Sample {
-            definition: parse("document", DOCUMENT)?,
-            inputs: (1..=DOCUMENTS).map(document).collect(),
-        },
-        Sample {
-            definition: fan(FAN_WIDTH, FAN_SECONDS),
-            inputs: vec![json!({})],
-        },
-        Sample {
-            definition: parse("flaky", FLAKY)?,
-            inputs: (0..FLAKY_RUNS).map(|_| json!({})).collect(),
-        },
+        Sample { definition: parse("order", ORDER)?, inputs: (1..=ORDERS).map(order).collect() },
+        Sample { definition: parse("document", DOCUMENT)?, inputs: (1..=DOCUMENTS).map(document).collect() },
+        Sample { definition: fan(FAN_WIDTH, FAN_SECONDS), inputs: vec![json!({})] },
+        Sample { definition: parse("flaky", FLAKY)?, inputs: (0..FLAKY_RUNS).map(|_| json!({})).collect() },
     ])
 }
 
 /// A workflow that fans out to `width` nodes, each sleeping for `seconds`, and joins them again.
 pub fn fan(width: u32, seconds: f64) -> Value {
-    let mut nodes =
-        vec![json!({"id": "split", "type": "task", "handler": "echo", "input": {"parts": width}})];
+    let mut nodes = vec![json!({"id": "split", "type": "task", "handler": "echo", "input": {"parts": width}})];
     let mut edges = Vec::new();
     for part in 1..=width {
         let id = format!("part-{part}");
-        nodes.push(
-            json!({"id": id, "type": "task", "handler": "sleep", "input": {"seconds": seconds}}),
-        );
+        nodes.push(json!({"id": id, "type": "task", "handler": "sleep", "input": {"seconds": seconds}}));
         edges.push(json!(["split", id]));
         edges.push(json!([id, "join"]));
     }
@@ -114,10 +99,7 @@ mod tests {
     fn orders_take_every_branch() {
         let orders: Vec<Value> = (1..=ORDERS).map(order).collect();
         let declined = orders.iter().filter(|order| order["declines"] == 1).count();
-        let lost = orders
-            .iter()
-            .filter(|order| order["losses"] == 2 && order["declines"] == 0)
-            .count();
+        let lost = orders.iter().filter(|order| order["losses"] == 2 && order["declines"] == 0).count();
         assert!(declined > 0 && lost > 0 && declined + lost < orders.len());
     }
 

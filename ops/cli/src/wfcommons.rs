@@ -83,8 +83,7 @@ impl Graph {
     /// Names the file, and what in it is wrong.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&bytes)
-            .with_context(|| format!("{} is not a workflow to import", path.display()))
+        Self::parse(&bytes).with_context(|| format!("{} is not a workflow to import", path.display()))
     }
 
     /// Read the text of a file, gzipped or not. A task without a recorded execution takes no time.
@@ -94,10 +93,7 @@ impl Graph {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let mut unpacked = Vec::new();
         let text = if bytes.starts_with(&GZIP) {
-            MultiGzDecoder::new(bytes)
-                .take(LARGEST + 1)
-                .read_to_end(&mut unpacked)
-                .context("damaged gzip data")?;
+            MultiGzDecoder::new(bytes).take(LARGEST + 1).read_to_end(&mut unpacked).context("damaged gzip data")?;
             if unpacked.len() as u64 > LARGEST {
                 bail!("more than {LARGEST} bytes when unpacked");
             }
@@ -108,10 +104,7 @@ impl Graph {
         let file: File = serde_json::from_slice(text).context("not WfFormat JSON")?;
         let version = file.schema_version.as_deref().unwrap_or("none");
         if !VERSIONS.contains(&version) {
-            bail!(
-                "schemaVersion is {version}, not {}: convert the file with WfCommons first",
-                VERSIONS.join(" or ")
-            );
+            bail!("schemaVersion is {version}, not {}: convert the file with WfCommons first", VERSIONS.join(" or "));
         }
         let Some(specification) = file.workflow.specification else {
             bail!("workflow.specification is missing");
@@ -131,8 +124,7 @@ impl Graph {
         }
         let number = |id: &str, of: &str, role: &str| {
             let found = numbers.get(id).copied();
-            found
-                .with_context(|| format!("the task {of:?} has the {role} {id:?}, which is no task"))
+            found.with_context(|| format!("the task {of:?} has the {role} {id:?}, which is no task"))
         };
         let mut edges = BTreeSet::new();
         for (this, task) in specified.iter().enumerate() {
@@ -146,32 +138,17 @@ impl Graph {
         let mut seconds = vec![0.0; specified.len()];
         for task in execution.into_iter().flat_map(|execution| execution.tasks) {
             let Some(&number) = numbers.get(task.id.as_str()) else {
-                bail!(
-                    "workflow.execution has a task {:?}, which is not specified",
-                    task.id
-                );
+                bail!("workflow.execution has a task {:?}, which is not specified", task.id);
             };
             if !task.runtime_in_seconds.is_finite() || task.runtime_in_seconds < 0.0 {
-                bail!(
-                    "the task {:?} ran for {} s: a run time is 0 or more",
-                    task.id,
-                    task.runtime_in_seconds
-                );
+                bail!("the task {:?} ran for {} s: a run time is 0 or more", task.id, task.runtime_in_seconds);
             }
             seconds[number] = task.runtime_in_seconds;
         }
         let ids = allowed_ids(specified.iter().map(|task| task.id.as_str()));
-        let tasks: Vec<Task> = ids
-            .into_iter()
-            .zip(seconds)
-            .map(|(id, seconds)| Task { id, seconds })
-            .collect();
+        let tasks: Vec<Task> = ids.into_iter().zip(seconds).map(|(id, seconds)| Task { id, seconds }).collect();
         let critical_path_seconds = critical_path(&tasks, &edges)?;
-        Ok(Self {
-            tasks,
-            edges,
-            critical_path_seconds,
-        })
+        Ok(Self { tasks, edges, critical_path_seconds })
     }
 
     /// How many tasks there are; at least one.
@@ -191,11 +168,7 @@ impl Graph {
 
     /// The scale at which the critical path takes `seconds` at most; never more than 1.
     pub fn scale_to(&self, seconds: f64) -> f64 {
-        if self.critical_path_seconds <= seconds {
-            1.0
-        } else {
-            seconds / self.critical_path_seconds
-        }
+        if self.critical_path_seconds <= seconds { 1.0 } else { seconds / self.critical_path_seconds }
     }
 
     /// The definition: each task a `task` node on `sleep`, for its run time × `time_scale`. Every node has
@@ -210,11 +183,8 @@ impl Graph {
                 json!({"id": task.id, "type": "task", "handler": "sleep", "input": {"seconds": seconds}})
             })
             .collect();
-        let edges: Vec<Value> = self
-            .edges
-            .iter()
-            .map(|&(from, to)| json!([self.tasks[from].id, self.tasks[to].id]))
-            .collect();
+        let edges: Vec<Value> =
+            self.edges.iter().map(|&(from, to)| json!([self.tasks[from].id, self.tasks[to].id])).collect();
         json!({"name": name, "nodes": nodes, "edges": edges})
     }
 }
@@ -230,11 +200,8 @@ pub fn name_of(path: &Path) -> String {
 /// The ids in the form a definition allows, still unique: an id that is allowed stays, another is spelled
 /// with `_` and gets a number where that is taken.
 fn allowed_ids<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
-    let mut taken: HashSet<String> = ids
-        .clone()
-        .filter(|id| allowed(id, LONGEST_ID) == **id)
-        .map(str::to_owned)
-        .collect();
+    let mut taken: HashSet<String> =
+        ids.clone().filter(|id| allowed(id, LONGEST_ID) == **id).map(str::to_owned).collect();
     ids.map(|id| {
         let plain = allowed(id, LONGEST_ID);
         if plain == id {
@@ -276,9 +243,7 @@ fn critical_path(tasks: &[Task], edges: &BTreeSet<(usize, usize)>) -> Result<f64
     for &(_, to) in edges {
         waits_for[to] += 1;
     }
-    let mut ready: Vec<usize> = (0..tasks.len())
-        .filter(|&task| waits_for[task] == 0)
-        .collect();
+    let mut ready: Vec<usize> = (0..tasks.len()).filter(|&task| waits_for[task] == 0).collect();
     let mut starts_at = vec![0.0_f64; tasks.len()];
     let mut longest = 0.0_f64;
     let mut seen = 0;
@@ -296,10 +261,7 @@ fn critical_path(tasks: &[Task], edges: &BTreeSet<(usize, usize)>) -> Result<f64
     }
     if seen < tasks.len() {
         let stuck = waits_for.iter().position(|&count| count > 0).unwrap_or(0);
-        bail!(
-            "the tasks wait for each other in a circle, {:?} among them or behind it",
-            tasks[stuck].id
-        );
+        bail!("the tasks wait for each other in a circle, {:?} among them or behind it", tasks[stuck].id);
     }
     Ok(longest)
 }
@@ -346,10 +308,7 @@ mod tests {
             definition["nodes"][1],
             json!({"id": "b", "type": "task", "handler": "sleep", "input": {"seconds": 0.25}})
         );
-        assert_eq!(
-            definition["edges"],
-            json!([["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"]])
-        );
+        assert_eq!(definition["edges"], json!([["a", "b"], ["a", "c"], ["b", "d"], ["c", "d"]]));
     }
 
     #[test]
@@ -381,11 +340,8 @@ mod tests {
         let twice = json!([{"id": "a"}, {"id": "a"}]);
         assert!(refusal(&file("1.5", &twice, &none)).contains("two tasks have the id \"a\""));
         let dangling = json!([{"id": "a", "children": ["b"]}]);
-        assert!(
-            refusal(&file("1.5", &dangling, &none)).contains("the child \"b\", which is no task")
-        );
-        let circle =
-            json!([{"id": "s"}, {"id": "a", "parents": ["b", "s"]}, {"id": "b", "parents": ["a"]}]);
+        assert!(refusal(&file("1.5", &dangling, &none)).contains("the child \"b\", which is no task"));
+        let circle = json!([{"id": "s"}, {"id": "a", "parents": ["b", "s"]}, {"id": "b", "parents": ["a"]}]);
         assert!(refusal(&file("1.6", &circle, &none)).contains("in a circle, \"a\""));
         let own = json!([{"id": "a", "parents": ["a"]}]);
         assert!(refusal(&file("1.6", &own, &none)).contains("in a circle"));

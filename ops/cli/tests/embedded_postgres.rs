@@ -24,30 +24,17 @@ struct Place(PathBuf);
 impl Place {
     /// `name` makes the folder, and so the socket's path, as long as a test wants it.
     fn new(name: &str) -> Self {
-        let base = tempfile::Builder::new()
-            .prefix("ls-")
-            .tempdir()
-            .unwrap()
-            .keep();
+        let base = tempfile::Builder::new().prefix("ls-").tempdir().unwrap().keep();
         // Postgres runs as another user when the test is root.
         fs::set_permissions(&base, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         Self(base.join(name))
     }
 
     fn longshore(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let output = Command::new(LONGSHORE)
-            .arg("postgres")
-            .args(arguments)
-            .arg("--dir")
-            .arg(&self.0)
-            .output()
-            .unwrap();
+        let output =
+            Command::new(LONGSHORE).arg("postgres").args(arguments).arg("--dir").arg(&self.0).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap().trim().to_owned();
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
+        (output.status.code(), text(output.stdout), text(output.stderr))
     }
 
     fn server(&self) -> Pid {
@@ -67,10 +54,7 @@ async fn database_answers(url: &str) -> bool {
     let Ok(mut connection) = PgConnection::connect(url).await else {
         return false;
     };
-    let name: String = sqlx::query_scalar("select current_database()::text")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let name: String = sqlx::query_scalar("select current_database()::text").fetch_one(&mut connection).await.unwrap();
     name == "longshore"
 }
 
@@ -81,10 +65,7 @@ async fn starting_and_stopping_twice_is_safe() {
     assert_eq!(code, Some(0), "{stderr}");
     assert!(database_answers(&url).await);
     let server = place.server();
-    assert_eq!(
-        place.longshore(&["start"]),
-        (Some(0), url.clone(), String::new())
-    );
+    assert_eq!(place.longshore(&["start"]), (Some(0), url.clone(), String::new()));
     assert_eq!(place.server(), server);
     assert_eq!(place.longshore(&["url"]).1, url);
     let (code, _, refusal) = place.longshore(&["start", "--tcp"]);
@@ -102,10 +83,7 @@ async fn a_cluster_whose_server_was_killed_starts_again() {
     kill(place.server(), Signal::SIGKILL).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while place.longshore(&["url"]).0 == Some(0) {
-        assert!(
-            Instant::now() < deadline,
-            "the killed server still counts as running"
-        );
+        assert!(Instant::now() < deadline, "the killed server still counts as running");
     }
     assert_eq!(place.longshore(&["start"]).1, url);
     assert!(database_answers(&url).await);
@@ -156,9 +134,7 @@ async fn tcp_needs_the_generated_password() {
 
 #[tokio::test]
 async fn an_ephemeral_cluster_goes_with_its_holder() {
-    let embedded = Embedded::start(None, Listen::Socket, Path::new(LONGSHORE))
-        .await
-        .unwrap();
+    let embedded = Embedded::start(None, Listen::Socket, Path::new(LONGSHORE)).await.unwrap();
     let (url, dir) = (embedded.url().to_owned(), embedded.dir().to_owned());
     assert!(database_answers(&url).await);
     drop(embedded);
@@ -170,9 +146,7 @@ async fn an_ephemeral_cluster_goes_with_its_holder() {
 async fn a_cluster_that_ran_before_is_left_running() {
     let place = Place::new("pg");
     let (_, url, _) = place.longshore(&["start"]);
-    let embedded = Embedded::start(Some(&place.0), Listen::Socket, Path::new(LONGSHORE))
-        .await
-        .unwrap();
+    let embedded = Embedded::start(Some(&place.0), Listen::Socket, Path::new(LONGSHORE)).await.unwrap();
     assert_eq!(embedded.url(), url);
     drop(embedded);
     assert!(database_answers(&url).await);

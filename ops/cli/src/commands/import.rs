@@ -28,11 +28,7 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) fn run(self, _global: &Global) -> Result<()> {
-        let Self::Wfcommons {
-            file,
-            name,
-            time_scale,
-        } = self;
+        let Self::Wfcommons { file, name, time_scale } = self;
         if !time_scale.is_finite() || time_scale < 0.0 {
             return Err(Exit::Usage.error(format!("--time-scale is {time_scale}: give 0 or more")));
         }

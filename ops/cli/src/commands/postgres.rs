@@ -80,10 +80,7 @@ impl Command {
                 };
                 let started = cluster.start(listen).await?;
                 let dir = cluster.dir().to_owned();
-                let running = Running {
-                    url: started.url,
-                    dir,
-                };
+                let running = Running { url: started.url, dir };
                 global.output.print(&running, |running| running.url.clone())
             }
             Self::Stop { place, remove } => {
@@ -95,11 +92,7 @@ impl Command {
                 let dir = cluster.dir().to_owned();
                 let stopped = Stopped { was_running, dir };
                 global.output.print(&stopped, |stopped| {
-                    let what = if stopped.was_running {
-                        "stopped"
-                    } else {
-                        "was not running"
-                    };
+                    let what = if stopped.was_running { "stopped" } else { "was not running" };
                     format!("the cluster in {} {what}", stopped.dir.display())
                 })
             }
@@ -107,9 +100,7 @@ impl Command {
                 let cluster = place.cluster()?;
                 let dir = cluster.dir().to_owned();
                 match cluster.url()? {
-                    Some(url) => global
-                        .output
-                        .print(&Running { url, dir }, |running| running.url.clone()),
+                    Some(url) => global.output.print(&Running { url, dir }, |running| running.url.clone()),
                     None => Err(Exit::NotFound.error(format!(
                         "no cluster runs in {}: start it with `longshore postgres start`",
                         dir.display()
@@ -117,12 +108,8 @@ impl Command {
                 }
             }
             Self::Where => {
-                let programs = Programs {
-                    programs: postgres::programs()?,
-                };
-                global
-                    .output
-                    .print(&programs, |found| found.programs.display().to_string())
+                let programs = Programs { programs: postgres::programs()? };
+                global.output.print(&programs, |found| found.programs.display().to_string())
             }
             Self::Guard { place, remove } => postgres::guard(place.cluster()?.dir(), remove),
         }

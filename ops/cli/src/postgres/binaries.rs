@@ -30,11 +30,7 @@ const VERSIONED: [(&str, &str, &str); 7] = [
     ("/home/linuxbrew/.linuxbrew/opt", "postgresql", "bin"),
     ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
 ];
-const PLAIN: [&str; 3] = [
-    "/usr/local/pgsql/bin",
-    "/opt/homebrew/bin",
-    "/usr/local/bin",
-];
+const PLAIN: [&str; 3] = ["/usr/local/pgsql/bin", "/opt/homebrew/bin", "/usr/local/bin"];
 
 /// A folder of Postgres programs that can run here.
 #[derive(Clone, Debug)]
@@ -92,28 +88,18 @@ impl Binaries {
                 bail!("no program {program} in {}", dir.display());
             }
         }
-        let output = command(dir, "postgres", owner)
-            .arg("--version")
-            .output()
-            .context("cannot run postgres")?;
+        let output = command(dir, "postgres", owner).arg("--version").output().context("cannot run postgres")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let major = parse_major(&text)
-            .with_context(|| format!("`postgres --version` says {:?}", text.trim()))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            major,
-        })
+        let major = parse_major(&text).with_context(|| format!("`postgres --version` says {:?}", text.trim()))?;
+        Ok(Self { dir: dir.to_owned(), major })
     }
 
     fn unusable(&self, wanted: Option<u32>) -> Option<String> {
         match wanted {
-            _ if self.major < OLDEST => {
-                Some(format!("version {} is older than {OLDEST}", self.major))
+            _ if self.major < OLDEST => Some(format!("version {} is older than {OLDEST}", self.major)),
+            Some(wanted) if wanted != self.major => {
+                Some(format!("version {}, the data folder needs {wanted}", self.major))
             }
-            Some(wanted) if wanted != self.major => Some(format!(
-                "version {}, the data folder needs {wanted}",
-                self.major
-            )),
             _ => None,
         }
     }
@@ -139,24 +125,17 @@ fn command(dir: &Path, program: &str, owner: Option<&Owner>) -> Command {
 /// `postgres (PostgreSQL) 15.14 (Debian 15.14-0)` is 15; betas and development versions count as theirs.
 fn parse_major(text: &str) -> Option<u32> {
     let version = text.split("(PostgreSQL)").nth(1)?.trim_start();
-    let digits = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..digits].parse().ok()
 }
 
 fn candidates() -> Vec<PathBuf> {
     let mut dirs = Vec::new();
-    let config = Command::new("pg_config")
-        .arg("--bindir")
-        .stdin(Stdio::null())
-        .output();
+    let config = Command::new("pg_config").arg("--bindir").stdin(Stdio::null()).output();
     if let Ok(output) = config
         && output.status.success()
     {
-        dirs.push(PathBuf::from(
-            String::from_utf8_lossy(&output.stdout).trim(),
-        ));
+        dirs.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     }
     for dir in env::split_paths(&env::var_os("PATH").unwrap_or_default()) {
         for program in PROGRAMS {
@@ -201,10 +180,7 @@ mod tests {
     #[test]
     fn versions_are_read_as_distributions_write_them() {
         let major = |text| parse_major(text);
-        assert_eq!(
-            major("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n"),
-            Some(15)
-        );
+        assert_eq!(major("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(major("postgres (PostgreSQL) 9.6.24"), Some(9));
         assert_eq!(major("something else 12"), None);

@@ -39,11 +39,7 @@ impl Embedded {
             true => None,
             false => Some(spawn_guard(cluster.dir(), dir.is_none(), longshore)?),
         };
-        let mut embedded = Self {
-            url: String::new(),
-            dir: cluster.dir().to_owned(),
-            guard,
-        };
+        let mut embedded = Self { url: String::new(), dir: cluster.dir().to_owned(), guard };
         embedded.url = cluster.start(listen).await?.url;
         Ok(embedded)
     }

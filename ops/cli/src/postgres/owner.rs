@@ -31,11 +31,7 @@ impl Owner {
         }
         for name in ["postgres", "nobody"] {
             if let Some(user) = User::from_name(name).context("cannot look up users")? {
-                return Ok(Some(Self {
-                    name: user.name,
-                    uid: user.uid.as_raw(),
-                    gid: user.gid.as_raw(),
-                }));
+                return Ok(Some(Self { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }));
             }
         }
         bail!(

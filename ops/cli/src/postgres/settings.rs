@@ -16,15 +16,10 @@ const MEBIBYTE: u64 = 1024 * 1024;
 
 /// The text of the cluster's own configuration file.
 pub(super) fn text(socket_dir: Option<&Path>, port: u16, shared_buffers_mb: u64) -> String {
-    let address = if socket_dir.is_some() {
-        ""
-    } else {
-        "127.0.0.1"
-    };
+    let address = if socket_dir.is_some() { "" } else { "127.0.0.1" };
     let socket_dir = socket_dir.map_or(String::new(), |dir| dir.display().to_string());
-    let mut text = String::from(
-        "# Written by longshore at each start; put your own in postgresql.conf, below the include.\n",
-    );
+    let mut text =
+        String::from("# Written by longshore at each start; put your own in postgresql.conf, below the include.\n");
     for (name, value) in [
         ("listen_addresses", address),
         ("unix_socket_directories", &quoted(&socket_dir)),
@@ -60,30 +55,16 @@ pub(super) fn shared_buffers_mb() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = meminfo
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("MemTotal:")?
-                .trim()
-                .strip_suffix("kB")?
-                .trim()
-                .parse::<u64>()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
         .map(|kilobytes| kilobytes * 1024);
-    let limit = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ]
-    .into_iter()
-    .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
     buffers_for(total, limit)
 }
 
 fn buffers_for(total: Option<u64>, limit: Option<u64>) -> u64 {
-    let memory = total
-        .into_iter()
-        .chain(limit)
-        .min()
-        .unwrap_or(1024 * MEBIBYTE);
+    let memory = total.into_iter().chain(limit).min().unwrap_or(1024 * MEBIBYTE);
     (memory / 8 / MEBIBYTE).clamp(32, 512)
 }
 
