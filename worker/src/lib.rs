@@ -12,6 +12,7 @@ mod lane;
 mod mailbox;
 pub mod metrics;
 mod prepare;
+mod process;
 mod shared;
 mod step;
 mod sweep;
@@ -23,5 +24,6 @@ mod worker;
 
 pub use failure::{Failure, HANDLER_FAILED};
 pub use handler::{DEFAULT_OUTPUT_LIMIT, Handler, Handlers};
+pub use process::run;
 pub use step::Step;
 pub use worker::{Slots, StartError, Worker, WorkerBuilder};

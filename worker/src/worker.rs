@@ -25,6 +25,7 @@ use crate::lane::{Lane, LaneSpec, Wake};
 use crate::metrics::{Metrics, Scrape};
 use crate::shared::{Shared, UnknownHandlers};
 use crate::sweep::Sweeps;
+use crate::system::{self, SystemConfig, SystemTasks};
 use crate::upkeep::{self, Lanes, Upkeep};
 use crate::versions::Versions;
 
@@ -77,6 +78,8 @@ pub struct WorkerBuilder {
     lease: Duration,
     grace: Duration,
     listen: Option<SocketAddr>,
+    system_lane: bool,
+    prune_older_than: Option<Duration>,
 }
 
 /// A running member of the fleet. Dropping it abandons what it holds, which others take over when the lease is over; [`Worker::until`] leaves well.
@@ -157,6 +160,20 @@ impl WorkerBuilder {
     #[must_use]
     pub fn pooled(mut self) -> Self {
         self.pooled = true;
+        self
+    }
+
+    /// Leave pruning and the making of partitions to other workers.
+    #[must_use]
+    pub fn without_system_lane(mut self) -> Self {
+        self.system_lane = false;
+        self
+    }
+
+    /// Let the system lane prune runs that ended longer ago than this; nothing is pruned without it.
+    #[must_use]
+    pub fn prune_older_than(mut self, age: Duration) -> Self {
+        self.prune_older_than = Some(age);
         self
     }
 
@@ -255,8 +272,12 @@ impl WorkerBuilder {
         let solo = open(&mut running, &shared, LaneSpec { slots: alone, solo: true });
         let queues: Vec<i32> = slots.iter().map(|(id, _)| *id).collect();
         let hurry = Arc::new(Notify::new());
-        let listen_url = if self.pooled { self.direct_url } else { Some(self.direct_url.unwrap_or(self.url)) };
-        if let Some(url) = listen_url {
+        let direct_url = if self.pooled { self.direct_url } else { Some(self.direct_url.unwrap_or(self.url)) };
+        if let Some(url) = direct_url {
+            if self.system_lane {
+                let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
+                system::spawn(database::options(&url)?, config, system_tasks(&pool), served.clone());
+            }
             let wakes = wakes.iter().map(|wake| (queues.clone(), wake.clone())).collect();
             tokio::spawn(upkeep::listen(shared.clone(), url, wakes));
         }
@@ -308,6 +329,29 @@ fn open(running: &mut JoinSet<()>, shared: &Arc<Shared>, spec: LaneSpec) -> Arc<
     wake
 }
 
+/// What the system lane does for the fleet.
+fn system_tasks(pool: &PgPool) -> SystemTasks {
+    let (partitions, prune) = (pool.clone(), pool.clone());
+    SystemTasks {
+        make_partitions: Arc::new(move |()| {
+            let pool = partitions.clone();
+            Box::pin(async move {
+                let mut connection = pool.acquire().await?;
+                longshore_core::upkeep::make_partitions(&mut connection).await?;
+                Ok(())
+            })
+        }),
+        prune: Arc::new(move |older_than| {
+            let pool = prune.clone();
+            Box::pin(async move {
+                let pruned = longshore_core::prune::prune(&pool, older_than).await?;
+                tracing::info!(?pruned, "pruned runs that ended long ago");
+                Ok(())
+            })
+        }),
+    }
+}
+
 async fn serve(
     address: SocketAddr,
     scrape: Scrape,
@@ -338,6 +382,8 @@ impl Worker {
             lease: Duration::from_secs(15),
             grace: Duration::from_secs(30),
             listen: None,
+            system_lane: true,
+            prune_older_than: None,
         }
     }
 
