@@ -47,30 +47,13 @@ const MAX_REFUSED: u32 = 10;
 #[derive(Clone)]
 pub(crate) struct SystemTasks {
     /// Make the partitions that coming runs will need.
-    make_partitions: Task<()>,
+    pub(crate) make_partitions: Task<()>,
     /// Delete runs that ended longer ago than this.
-    prune: Task<Duration>,
-}
-
-impl SystemTasks {
-    /// The lane's work from two async functions.
-    pub(crate) fn new<M, P>(
-        make_partitions: impl Fn() -> M + Send + Sync + 'static,
-        prune: impl Fn(Duration) -> P + Send + Sync + 'static,
-    ) -> Self
-    where
-        M: Future<Output = anyhow::Result<()>> + Send + 'static,
-        P: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        Self {
-            make_partitions: Arc::new(move |()| make_partitions().boxed()),
-            prune: Arc::new(move |older_than| prune(older_than).boxed()),
-        }
-    }
+    pub(crate) prune: Task<Duration>,
 }
 
 /// An async function of the worker.
-type Task<A> = Arc<dyn Fn(A) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+pub(crate) type Task<A> = Arc<dyn Fn(A) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
 
 /// How a system lane works.
 #[derive(Clone, Debug)]
@@ -418,13 +401,13 @@ mod tests {
 
     fn tasks(calls: &Arc<Calls>) -> SystemTasks {
         let (partitions, prunes) = (Arc::clone(calls), Arc::clone(calls));
-        SystemTasks::new(
-            move || {
+        SystemTasks {
+            make_partitions: Arc::new(move |()| {
                 partitions.partitions.fetch_add(1, Ordering::SeqCst);
-                async { Ok(()) }
-            },
-            move |older_than| prune(Arc::clone(&prunes), older_than),
-        )
+                async { Ok(()) }.boxed()
+            }),
+            prune: Arc::new(move |older_than| prune(Arc::clone(&prunes), older_than).boxed()),
+        }
     }
 
     async fn prune(calls: Arc<Calls>, older_than: Duration) -> anyhow::Result<()> {
