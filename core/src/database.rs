@@ -7,8 +7,8 @@ use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
+use sqlx::{ConnectOptions, PgPool};
 
 use crate::pacing::Pacing;
 
@@ -51,18 +51,31 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
     })
 }
 
-/// A pool of at most `max` connections; the first one is made before this returns.
+/// A pool of at most `max` connections; the first one is made before this returns, which waits up to 10 s for a
+/// server that is just starting.
 ///
 /// A connection is not tested when it is taken, so the first statement after Postgres restarted may fail as
 /// [`ErrorKind::Ambiguous`].
 pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
-    PgPoolOptions::new()
+    let options = options(url)?;
+    let made = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        .connect_with(options(url)?)
-        .await
-        .map_err(Error::Connect)
+        .connect_with(options.clone())
+        .await;
+    match made {
+        Err(sqlx::Error::PoolTimedOut) => Err(Error::Connect(why(&options).await)),
+        made => made.map_err(Error::Connect),
+    }
+}
+
+/// The pool only says that time ran out; another try says why.
+async fn why(options: &PgConnectOptions) -> sqlx::Error {
+    match options.connect().await {
+        Err(error) => error,
+        Ok(_) => sqlx::Error::PoolTimedOut,
+    }
 }
 
 /// What `error` means for the statement that met it.

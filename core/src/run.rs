@@ -25,7 +25,7 @@ pub const MAX_KEY: usize = 512;
 /// The largest input in bytes of JSON text, unless the database says otherwise (`longshore.max_payload_bytes`).
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
 
-/// The smallest priority that does not exist: 0 to 3 do, 0 is first.
+/// How many priorities there are: 0, which is first, to 3.
 pub const PRIORITIES: i16 = 4;
 
 /// One round trip carries at most so many starts and so many bytes of input.
@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// The input cannot be stored.
     #[error("the input cannot be stored: {0}")]
-    PayloadInvalid(#[from] payload::Error),
+    PayloadInvalid(#[source] Arc<payload::Error>),
     /// The input does not satisfy the workflow's schema.
     #[error("the input does not satisfy the schema of workflow {workflow:?}: {problems}")]
     InputInvalid {
@@ -101,6 +101,18 @@ pub enum Error {
     /// The output is no such type.
     #[error("the output cannot be read: {0}")]
     OutputUnreadable(#[source] serde_json::Error),
+    /// There is no such run: it was never started, its start is not committed yet, or it was pruned.
+    #[error("there is no run {run_id}: it is not committed, or it was pruned")]
+    NotFound {
+        /// The id asked for.
+        run_id: Uuid,
+    },
+    /// The run had not ended when the time to wait was over. It goes on.
+    #[error("run {run_id} did not end within the time to wait; it goes on")]
+    TimedOut {
+        /// The run.
+        run_id: Uuid,
+    },
     /// The database has no schema, or an older one.
     #[error("the longshore schema is missing or too old: run `longshore migrate up`")]
     SchemaMissing,
@@ -239,6 +251,19 @@ pub async fn get<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<Option<R
     let row: Option<RunRow> =
         sqlx::query_as(include_str!("../sql/run/get.sql")).bind(SHARD).bind(run_id).fetch_optional(conn).await?;
     row.map(RunRow::into_run).transpose()
+}
+
+/// Where a run stands, without its payloads; a live run reads as running. None as for [`get`].
+pub async fn state<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<Option<RunState>, Error> {
+    let code: Option<i16> =
+        sqlx::query_scalar(include_str!("../sql/run/state.sql")).bind(SHARD).bind(run_id).fetch_optional(conn).await?;
+    code.map(|code| state_of(code, false)).transpose()
+}
+
+/// The largest input this session may start a run with, in bytes of JSON text.
+pub async fn max_payload<'c>(conn: impl PgExecutor<'c>) -> Result<u64, Error> {
+    let limit: i64 = sqlx::query_scalar(include_str!("../sql/run/max_payload.sql")).fetch_one(conn).await?;
+    Ok(limit.unsigned_abs())
 }
 
 #[derive(sqlx::FromRow)]

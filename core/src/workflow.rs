@@ -69,6 +69,8 @@ pub struct LoadedVersion {
     pub queue_ids: Vec<i32>,
     /// The queue of the first step of a run, and of the engine's own nodes.
     pub first_queue_id: i32,
+    /// Its name.
+    pub first_queue: Arc<str>,
 }
 
 impl LoadedVersion {
@@ -204,6 +206,7 @@ struct VersionRow {
     published_at: DateTime<Utc>,
     queue_ids: Vec<i32>,
     first_queue_id: i32,
+    first_queue: String,
 }
 
 impl VersionRow {
@@ -221,6 +224,7 @@ impl VersionRow {
             version: self.version,
             queue_ids: self.queue_ids,
             first_queue_id: self.first_queue_id,
+            first_queue: self.first_queue.into(),
         })
     }
 }
