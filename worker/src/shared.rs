@@ -1,6 +1,7 @@
 //! What all parts of one worker process share: where to send, what it knows, and the three ways of ending.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use longshore_core::pacing::Pacing;
 use longshore_core::workflow::LoadedVersion;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::handler::Handlers;
 use crate::metrics::Metrics;
@@ -35,6 +37,10 @@ pub(crate) struct Shared {
     /// Leave at once; what is held is reclaimed when its lease is over.
     pub(crate) abandon: CancellationToken,
     pub(crate) notifier: Notifier,
+    /// Slots with a running handler, over all lanes.
+    pub(crate) occupied: AtomicUsize,
+    /// The lanes that run, private ones too.
+    pub(crate) lanes: TaskTracker,
     pub(crate) queue_names: RwLock<HashMap<i32, String>>,
 }
 
