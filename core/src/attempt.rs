@@ -529,7 +529,8 @@ impl Plan {
 }
 
 /// The same step job, to be put back.
-fn again(step: &HeldStep) -> HeldStep {
+#[must_use]
+pub fn again(step: &HeldStep) -> HeldStep {
     HeldStep {
         run_id: step.run_id,
         version_id: step.version_id,

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
 use longshore_core::complete::PrivateStep;
-use longshore_core::cycle::{self, Baton, HeldRow, Pass, Passed};
+use longshore_core::cycle::{self, Baton, Due, HeldRow, Pass, Passed};
 use longshore_core::error::{self, StepError};
+use longshore_core::fleet;
 use longshore_core::graph::{NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
@@ -51,6 +52,9 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often a lane looks which runs were closed, so that it can tell their handlers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A step of a version that this worker cannot read (a newer one published it) is looked at again after this time.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
 /// A step's successors stay with its lane for so many hops and so long while other work waits, then they queue like everyone.
 const MAX_HOPS: u32 = 64;
@@ -176,6 +180,8 @@ pub(crate) struct Lane {
     wishes: Vec<(Token, oneshot::Sender<Moved>)>,
     /// Where the reports of such steps go.
     moved: HashMap<Token, Moved>,
+    /// Claimed steps of versions that this worker cannot read: put back with the next cycle.
+    unreadable: Vec<HeldStep>,
     /// A transaction is about to consume this lane's baton.
     suspended: bool,
     /// What this lane adds to the worker's count of occupied slots.
@@ -219,6 +225,7 @@ impl Lane {
             flush: false,
             wishes: Vec::new(),
             moved: HashMap::new(),
+            unreadable: Vec::new(),
             suspended: false,
             occupied: 0,
         }
@@ -226,11 +233,23 @@ impl Lane {
 
     /// Run until the worker drains and nothing is held, or until it stops and what is held was given back.
     pub(crate) async fn run(mut self) {
+        self.cycle_on().await;
+        let private = self.baton.as_ref().filter(|baton| self.spec.private && !baton.stands);
+        if let Some(baton) = private {
+            let forgotten =
+                async { fleet::forget_lane(&mut *self.shared.sender.pool.acquire().await?, baton.lane_id).await };
+            if let Err(error) = forgotten.await {
+                tracing::debug!(%error, "a private lane stays registered until its worker leaves");
+            }
+        }
+    }
+
+    async fn cycle_on(&mut self) {
         loop {
             self.collect();
             if self.shared.stop.is_cancelled() && !self.suspended {
                 self.release_all();
-                if self.finished.is_empty() {
+                if self.finished.is_empty() && self.unreadable.is_empty() {
                     return;
                 }
             }
@@ -272,7 +291,9 @@ impl Lane {
                     }
                 }
                 Report::Committed => {
-                    self.held.clear();
+                    for (_, held) in self.held.drain() {
+                        self.shared.tell(held.step.queue_id);
+                    }
                     self.baton = None;
                 }
             }
@@ -363,7 +384,7 @@ impl Lane {
         if self.suspended {
             return false;
         }
-        if !self.wishes.is_empty() {
+        if !self.wishes.is_empty() || !self.unreadable.is_empty() {
             return true;
         }
         if self.finished.is_empty() {
@@ -482,6 +503,7 @@ impl Lane {
         let ended: Vec<Ended<'_>> = ending.iter().map(|finished| finished.ended(self.backlog, now)).collect();
         plan.end_all(&ended);
         let batch = &mut plan.batch;
+        batch.delayed.extend(self.unreadable.iter().map(|step| (Due::After(UNREADABLE_PAUSE), attempt::again(step))));
         for (token, _) in &self.wishes {
             batch.private.extend(self.held.get(token).and_then(|held| Some((new_lane_id(), row(&held.step)?))));
         }
@@ -500,6 +522,8 @@ impl Lane {
     fn claim(&mut self, room: &Room, now: Instant) -> (Claim, bool) {
         let slots = self.spec.slots.total();
         let free: i32 = room.slots.values().map(|free| (*free).max(0)).sum::<i32>().min(room.total);
+        // a lonely step shares its lane with nothing
+        let free = if self.spec.solo { i32::from(room.total == attempt::places(0)) } else { free };
         let worth = free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE);
         if self.draining() || !worth || !(self.look || now >= self.claim_after) {
             return (Claim::default(), false);
@@ -530,6 +554,7 @@ impl Lane {
     async fn passed(&mut self, baton: Baton, passed: Passed, plan: Plan, size: usize, sent: Instant, sweep: bool) {
         self.renew(baton, sent);
         self.grant(&plan);
+        self.unreadable.clear();
         let claimed = passed.new.iter().filter(|(_, seq)| seq.is_some()).count();
         self.note_claim(&plan.batch.claim, claimed, sent, sweep);
         for (claimed, seq) in &passed.new {
@@ -552,6 +577,7 @@ impl Lane {
     async fn recovered(&mut self, baton: Baton, listed: Vec<Claimed>, plan: Plan, size: usize, sent: Instant) {
         self.renew(baton, sent);
         self.grant(&plan);
+        self.unreadable.clear();
         self.sweep_soon = true;
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         let at = listed.iter().filter_map(|claimed| claimed.step.claimed_at).max().unwrap_or_default();
@@ -575,10 +601,10 @@ impl Lane {
         let mut batons = plan.batch.private.iter();
         for (token, answer) in std::mem::take(&mut self.wishes) {
             // a wish for a step that ended meanwhile had no part in the batch
-            if self.held.contains_key(&token) {
-                if let Some((lane_id, _)) = batons.next() {
-                    self.part(*lane_id, token, answer);
-                }
+            if self.held.contains_key(&token)
+                && let Some((lane_id, _)) = batons.next()
+            {
+                self.part(*lane_id, token, answer);
             }
         }
     }
@@ -660,16 +686,14 @@ impl Lane {
         kept
     }
 
-    /// Make what was claimed a held step with its version at hand. A version that cannot be read puts the step back.
+    /// Make what was claimed a held step with its version at hand. A step of a version that this worker cannot read goes back, for a newer one.
     async fn admit(&mut self, claimed: Vec<Claimed>) -> Vec<Held> {
         let mut new = Vec::with_capacity(claimed.len());
         for claimed in claimed {
             match self.shared.version(claimed.step.version_id).await {
                 Some(version) => new.push(Held::new(claimed, version)),
-                None => {
-                    // only the fence of time is left: the lease ends and the step is reclaimed, or the run is gone
-                    tracing::error!(run_id = %claimed.step.run_id, version_id = claimed.step.version_id, "claimed a step of an unknown version");
-                }
+                None if claimed.run_state.is_some() => self.unreadable.push(claimed.step),
+                None => tracing::warn!(run_id = %claimed.step.run_id, "dropped a step job of a run that is gone"),
             }
         }
         new
@@ -751,6 +775,7 @@ impl Lane {
         self.to_start.clear();
         self.closed.clear();
         self.wishes.clear();
+        self.unreadable.clear();
         self.baton = None;
         self.flush = false;
         self.suspended = false;

@@ -244,10 +244,11 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
         let text = format!("the version has no node {node}");
         return end(Ending::RunFailed(StepError::permanent(longshore_core::error::INPUT_INVALID, &text)));
     };
-    if attempt == 1 && graph.entries() == [node] && graph.input_schema_value().is_some() {
-        if let Err(error) = graph.check_input(&values.run.input) {
-            return end(Ending::RunFailed(error));
-        }
+    if attempt == 1
+        && graph.entries() == [node]
+        && let Err(error) = graph.check_input(&values.run.input)
+    {
+        return end(Ending::RunFailed(error));
     }
     match &definition.kind {
         NodeKind::Task { handler, timeout, .. } => match shared.handlers.get(handler) {

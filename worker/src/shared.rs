@@ -53,12 +53,24 @@ impl Shared {
         }
     }
 
-    /// The version, read again and again until Postgres answers; `None` when there is no such version or the worker gave up waiting.
+    /// The version, read again and again until Postgres answers; `None` when there is no such version, this worker is
+    /// too old for it, or it gave up waiting.
     pub(crate) async fn version(&self, version_id: i32) -> Option<Arc<LoadedVersion>> {
         if let Some(version) = self.versions.kept(version_id) {
             return Some(version);
         }
         let version = self.insist("read a version", || self.versions.get(version_id)).await??;
+        let version = match version {
+            Ok(version) => version,
+            Err(problem) => {
+                tracing::error!(
+                    version_id,
+                    problem,
+                    "this worker cannot read the version: its steps wait for a newer worker"
+                );
+                return None;
+            }
+        };
         let mut names = self.queue_names.write().unwrap_or_else(PoisonError::into_inner);
         for node in version.graph.nodes() {
             names.entry(version.queue_id(node.number)).or_insert_with(|| node.queue.to_string());
