@@ -9,3 +9,7 @@ pub mod error;
 pub mod payload;
 pub mod retry;
 pub mod state;
+
+// What operators ask: reads only, each by its own SQL.
+pub mod explain;
+pub mod inspect;
