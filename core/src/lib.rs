@@ -4,11 +4,16 @@
 //! modules run the SQL of `core/sql`. Everything a worker or an application does to Postgres goes through here.
 
 // Pure: no I/O, no clock, no randomness of their own.
+mod check;
+pub mod definition;
 pub mod duration;
 pub mod error;
+pub mod expression;
+pub mod graph;
 pub mod payload;
 pub mod retry;
 pub mod state;
+pub mod successor;
 
 // What operators ask: reads only, each by its own SQL.
 pub mod explain;

@@ -1,0 +1,369 @@
+//! What a workflow's author writes: the types of a definition, its canonical JSON and its content hash.
+//!
+//! A definition comes from JSON with all its mistakes named at once (`from_json`), or is built in Rust and
+//! checked when it is compiled to a [`Graph`](crate::graph::Graph). The same content has the same hash, however
+//! it was spelled.
+
+mod parse;
+mod problem;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+pub use problem::{Problem, Problems};
+
+use crate::duration;
+use crate::retry::RetryPolicy;
+use crate::state::RunState;
+
+/// How long one attempt of a task may run when its node does not say: 30 minutes.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// The queue of a node when neither it nor its workflow names one.
+pub const DEFAULT_QUEUE: &str = "default";
+/// The most nodes a definition may have.
+pub const MAX_NODES: usize = 20_000;
+/// The most edges a definition may have.
+pub const MAX_EDGES: usize = 200_000;
+/// The longest name of a workflow, node or queue in bytes.
+pub const MAX_ID: usize = 128;
+
+/// A workflow as its author writes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Definition {
+    /// The workflow's name.
+    pub name: String,
+    /// Queue of the nodes that name none.
+    pub queue: Option<String>,
+    /// For people.
+    pub description: Option<String>,
+    /// JSON Schema that the input of a run must satisfy.
+    pub input_schema: Option<Value>,
+    /// The nodes; a node's number is its place here.
+    pub nodes: Vec<NodeDefinition>,
+    /// The edges.
+    pub edges: Vec<EdgeDefinition>,
+    /// Template of the run's output; the sinks' outputs when not given.
+    pub output: Option<Value>,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeDefinition {
+    /// Its id, unique in the definition.
+    pub id: String,
+    /// What it does.
+    pub kind: NodeType,
+    /// Template of its input; replaces the default input.
+    pub input: Option<Value>,
+    /// The queue its steps go to.
+    pub queue: Option<String>,
+    /// When it starts, if several edges lead to it.
+    pub join: JoinRule,
+}
+
+/// What a node does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeType {
+    /// Runs a registered handler.
+    Task {
+        /// The handler's name.
+        handler: String,
+        /// How long one attempt may run; [`DEFAULT_TIMEOUT`] when not given.
+        timeout: Option<Duration>,
+        /// The retry policy; the default one when not given.
+        retry: Option<RetryPolicy>,
+    },
+    /// Builds an output from a template.
+    Set {
+        /// The template.
+        output: Value,
+    },
+    /// Waits.
+    Delay(DelayTime),
+    /// Fails this step for good; edges on failure apply.
+    Fail {
+        /// Name of the error, a template.
+        name: String,
+        /// Message of the error, a template.
+        message: String,
+    },
+    /// Ends the run at once and cancels the rest of it.
+    Terminate {
+        /// Completed, failed or canceled.
+        state: RunState,
+        /// Template of the run's output, for `completed`.
+        output: Option<Value>,
+        /// Name and message of the run's error, templates, for `failed`.
+        error: Option<(String, String)>,
+    },
+}
+
+impl NodeType {
+    /// The word in the definition's `type`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Task { .. } => "task",
+            Self::Set { .. } => "set",
+            Self::Delay(_) => "delay",
+            Self::Fail { .. } => "fail",
+            Self::Terminate { .. } => "terminate",
+        }
+    }
+}
+
+/// How long a `delay` node waits. Both are templates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DelayTime {
+    /// This long, such as `5s`.
+    For(String),
+    /// Until this time, RFC 3339 with a zone.
+    Until(String),
+}
+
+/// When a node starts, if several edges lead to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum JoinRule {
+    /// When all edges are resolved, if at least one was taken.
+    #[default]
+    All,
+    /// When the first edge is taken.
+    Any,
+    /// When this many edges are taken.
+    Count(u32),
+}
+
+/// Which ending of its node takes an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum On {
+    /// The node completed.
+    #[default]
+    Success,
+    /// The node gave up.
+    Failure,
+    /// The node completed or gave up; not when it was skipped.
+    Always,
+}
+
+impl On {
+    /// The word in the definition.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl fmt::Display for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeDefinition {
+    /// Id of the node it leaves.
+    pub from: String,
+    /// Id of the node it leads to.
+    pub to: String,
+    /// Which ending takes it.
+    pub on: On,
+    /// A bare expression that must be true as well.
+    pub when: Option<String>,
+}
+
+impl Definition {
+    /// Reads and checks a definition; all problems at once.
+    pub fn from_json(value: &Value) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let Some(definition) = parse::definition(value, &mut problems) else {
+            return Err(Problems(problems));
+        };
+        if let Err(more) = crate::check::check(&definition) {
+            problems.extend(more.0);
+        }
+        if problems.is_empty() {
+            Ok(definition)
+        } else {
+            Err(Problems(problems))
+        }
+    }
+
+    /// The canonical JSON: edges as objects, durations in their shortest spelling, defaults left out. Reading it
+    /// gives the same definition.
+    pub fn to_value(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("name".to_owned(), json!(self.name));
+        put(&mut map, "queue", &self.queue);
+        put(&mut map, "description", &self.description);
+        put(&mut map, "input_schema", &self.input_schema);
+        map.insert(
+            "nodes".to_owned(),
+            self.nodes.iter().map(NodeDefinition::to_value).collect(),
+        );
+        map.insert(
+            "edges".to_owned(),
+            self.edges.iter().map(EdgeDefinition::to_value).collect(),
+        );
+        put(&mut map, "output", &self.output);
+        Value::Object(map)
+    }
+
+    /// SHA-256 of the canonical JSON with sorted keys, in lowercase hexadecimal. Equal hashes mean the same
+    /// version.
+    pub fn content_hash(&self) -> String {
+        let mut text = String::new();
+        write_sorted(&self.to_value(), &mut text);
+        Sha256::digest(text.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+impl NodeDefinition {
+    /// A task with the default timeout, retry policy, queue, input and join.
+    pub fn task(id: &str, handler: &str) -> Self {
+        let kind = NodeType::Task {
+            handler: handler.to_owned(),
+            timeout: None,
+            retry: None,
+        };
+        Self {
+            id: id.to_owned(),
+            kind,
+            input: None,
+            queue: None,
+            join: JoinRule::All,
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("id".to_owned(), json!(self.id));
+        map.insert("type".to_owned(), json!(self.kind.word()));
+        match &self.kind {
+            NodeType::Task {
+                handler,
+                timeout,
+                retry,
+            } => {
+                map.insert("handler".to_owned(), json!(handler));
+                put(&mut map, "timeout", &timeout.map(duration::format));
+                put(&mut map, "retry", retry);
+            }
+            NodeType::Set { output } => {
+                map.insert("output".to_owned(), output.clone());
+            }
+            NodeType::Delay(DelayTime::For(time)) => {
+                // A constant is spelled in its shortest form; a template stays as it is.
+                let time = duration::parse(time).map_or_else(|_| time.clone(), duration::format);
+                map.insert("duration".to_owned(), json!(time));
+            }
+            NodeType::Delay(DelayTime::Until(time)) => {
+                map.insert("until".to_owned(), json!(time));
+            }
+            NodeType::Fail { name, message } => {
+                map.insert("name".to_owned(), json!(name));
+                map.insert("message".to_owned(), json!(message));
+            }
+            NodeType::Terminate {
+                state,
+                output,
+                error,
+            } => {
+                map.insert("state".to_owned(), json!(state));
+                put(&mut map, "output", output);
+                let error = error
+                    .as_ref()
+                    .map(|(name, message)| json!({"name": name, "message": message}));
+                put(&mut map, "error", &error);
+            }
+        }
+        put(&mut map, "input", &self.input);
+        put(&mut map, "queue", &self.queue);
+        match self.join {
+            JoinRule::All => {}
+            JoinRule::Any => {
+                map.insert("join".to_owned(), json!("any"));
+            }
+            JoinRule::Count(count) => {
+                map.insert("join".to_owned(), json!(count));
+            }
+        }
+        Value::Object(map)
+    }
+}
+
+impl EdgeDefinition {
+    /// An edge taken when `from` completes.
+    pub fn success(from: &str, to: &str) -> Self {
+        Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            on: On::Success,
+            when: None,
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        let mut map = Map::new();
+        map.insert("from".to_owned(), json!(self.from));
+        map.insert("to".to_owned(), json!(self.to));
+        if self.on != On::Success {
+            map.insert("on".to_owned(), json!(self.on.as_str()));
+        }
+        put(&mut map, "when", &self.when);
+        Value::Object(map)
+    }
+}
+
+/// True for what may name a workflow, node or queue: 1 to 128 of `A-Z a-z 0-9 _ . : -`.
+pub fn is_id(text: &str) -> bool {
+    (1..=MAX_ID).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte))
+}
+
+fn put<T: serde::Serialize>(map: &mut Map<String, Value>, key: &str, value: &Option<T>) {
+    if let Some(value) = value {
+        map.insert(key.to_owned(), json!(value));
+    }
+}
+
+/// Writes compact JSON with the keys of every object sorted, whatever order the map type keeps.
+fn write_sorted(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            out.push('{');
+            for (place, (key, item)) in entries.into_iter().enumerate() {
+                if place > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                write_sorted(item, out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (place, item) in items.iter().enumerate() {
+                if place > 0 {
+                    out.push(',');
+                }
+                write_sorted(item, out);
+            }
+            out.push(']');
+        }
+        leaf => out.push_str(&leaf.to_string()),
+    }
+}
