@@ -13,7 +13,8 @@ use sqlx::query::Query;
 use sqlx::{Connection, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
-use crate::inspect::{self, NodeState, SHARD, StepView, WORKER_SILENT_SECONDS, WorkerView, word};
+use crate::inspect::{self, NodeState, StepView, WORKER_SILENT_SECONDS, WorkerView, word};
+use crate::run::SHARD;
 use crate::state::{Outcome, RunState};
 
 mod text;
@@ -242,7 +243,7 @@ pub async fn explain(
     run_id: Uuid,
 ) -> Result<Option<Explanation>, sqlx::Error> {
     let mut tx = conn
-        .begin_with("begin isolation level repeatable read, read only")
+        .begin_with(include_str!("../sql/inspect/snapshot.sql"))
         .await?;
     let answer = read(&mut tx, run_id).await?;
     tx.rollback().await?;

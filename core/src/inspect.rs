@@ -15,10 +15,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
 use uuid::Uuid;
 
+use crate::run::SHARD;
 use crate::state::{Outcome, RunState, StepState};
 
-/// Every run lives on this shard today.
-pub(crate) const SHARD: i16 = 0;
 /// A worker whose last heartbeat is older than this is not counted on.
 pub const WORKER_SILENT_SECONDS: i32 = 30;
 /// The most runs one [`list`] returns.

@@ -15,6 +15,13 @@ pub mod retry;
 pub mod state;
 pub mod successor;
 
+// Storage: each owns the SQL of its folder in core/sql.
+pub mod database;
+pub mod migrate;
+pub mod pacing;
+pub mod run;
+
 // What operators ask: reads only, each by its own SQL.
+pub mod doctor;
 pub mod explain;
 pub mod inspect;

@@ -1,0 +1,1 @@
+select to_regclass('longshore._sqlx_migrations') is not null

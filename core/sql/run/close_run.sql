@@ -1,0 +1,28 @@
+-- End a live run from outside its graph (cancel, give up, terminate). Steps of it that are out are found by their lanes through `closed`;
+-- steps that are queued are dropped when claimed. Locks the run and nothing after it. Safe to repeat: the second call changes nothing.
+--   p_state  3 completed, 4 failed, 5 canceled
+--   p_error  what the run says about it; null for 3
+-- Returns one row: found is false if there is no such run, changed is true if this call ended it, state is its state now.
+create or replace function longshore.close_run(p_shard smallint, p_run uuid, p_state smallint, p_error jsonb)
+returns table(found boolean, changed boolean, state smallint)
+language plpgsql volatile
+set search_path = longshore, pg_temp
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_state smallint;
+begin
+    update workflow_runs r
+    set state = p_state, error = p_error, finished_at = now()
+    where r.shard = p_shard and r.run_id = p_run and r.state in (1, 2)
+    returning r.state into v_state;
+    if v_state is not null then
+        insert into closed (run_id, shard) values (p_run, p_shard);
+        return query select true, true, v_state;
+        return;
+    end if;
+    select r.state into v_state from workflow_runs r where r.shard = p_shard and r.run_id = p_run;
+    return query select v_state is not null, false, v_state;
+end $$;

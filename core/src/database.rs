@@ -1,0 +1,205 @@
+//! Connections to Postgres, and what an error of one means.
+//!
+//! The classes of [`ErrorKind`] decide everything that follows a failed statement: send it again, halve the batch,
+//! or give up. A result that never arrived is `Ambiguous`: the statement may have been committed.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
+
+use crate::pacing::Pacing;
+
+/// How long a caller waits for a free connection of a pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often [`retry`] sends a statement before it hands back the last error.
+const MAX_ATTEMPTS: u32 = 8;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is no Postgres URL. The URL itself is left out: it may hold a password.
+    #[error("not a Postgres URL (postgres://user@host:port/database): {0}")]
+    Url(#[source] sqlx::Error),
+    /// The server cannot be reached or refuses the connection.
+    #[error("cannot connect to Postgres: {0}")]
+    Connect(#[source] sqlx::Error),
+}
+
+/// What a failed statement means for whoever sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No answer, or the session ended: the statement may or may not have happened. Find out, or send it again if that is safe.
+    Ambiguous,
+    /// It did not happen because Postgres cannot store or compute one of the values. Sending it again will not help.
+    Data,
+    /// It did not happen, because of others (a deadlock, a timeout, a full pool). Send it again.
+    Retryable,
+    /// It did not happen and will not: a mistake of the program, the schema or the permissions.
+    Fatal,
+}
+
+/// How to connect: `url` with the application name `longshore` unless it names another.
+pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
+    let options = PgConnectOptions::from_str(url).map_err(Error::Url)?;
+    Ok(match options.get_application_name() {
+        Some(_) => options,
+        None => options.application_name("longshore"),
+    })
+}
+
+/// A pool of at most `max` connections; the first one is made before this returns.
+///
+/// A connection is not tested when it is taken, so the first statement after Postgres restarted may fail as
+/// [`ErrorKind::Ambiguous`].
+pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
+    PgPoolOptions::new()
+        .max_connections(max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .connect_with(options(url)?)
+        .await
+        .map_err(Error::Connect)
+}
+
+/// What `error` means for the statement that met it.
+pub fn kind(error: &sqlx::Error) -> ErrorKind {
+    use sqlx::Error as E;
+    match error {
+        E::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
+            Some(refused) => kind_of_code(refused.code(), ends_session(refused.severity())),
+            None => ErrorKind::Fatal,
+        },
+        E::PoolTimedOut => ErrorKind::Retryable, // nothing was sent
+        E::Configuration(_)
+        | E::InvalidArgument(_)
+        | E::RowNotFound
+        | E::TypeNotFound { .. }
+        | E::ColumnIndexOutOfBounds { .. }
+        | E::ColumnNotFound(_)
+        | E::ColumnDecode { .. }
+        | E::Encode(_)
+        | E::Decode(_)
+        | E::PoolClosed
+        | E::Migrate(_)
+        | E::InvalidSavePointStatement
+        | E::BeginFailed => ErrorKind::Fatal,
+        _ => ErrorKind::Ambiguous, // io, tls, protocol, a lost worker: no answer
+    }
+}
+
+/// The five characters of SQLSTATE, if Postgres answered with an error.
+pub fn code(error: &sqlx::Error) -> Option<&str> {
+    match error {
+        sqlx::Error::Database(database) => database
+            .try_downcast_ref::<PgDatabaseError>()
+            .map(PgDatabaseError::code),
+        _ => None,
+    }
+}
+
+/// Runs `attempt` until it succeeds or fails for a reason that will not pass: at most 8 times, 50 ms to 5 s apart.
+/// Only for what is safe to do twice, since an ambiguous attempt is made again.
+pub async fn retry<T, A, F>(mut attempt: A) -> Result<T, sqlx::Error>
+where
+    A: FnMut() -> F,
+    F: Future<Output = Result<T, sqlx::Error>>,
+{
+    let mut pacing = Pacing::reconnect();
+    for _ in 1..MAX_ATTEMPTS {
+        match attempt().await {
+            Err(error) if matches!(kind(&error), ErrorKind::Ambiguous | ErrorKind::Retryable) => {
+                tracing::debug!(%error, "a statement is sent again");
+                tokio::time::sleep(pacing.pause()).await;
+            }
+            result => return result,
+        }
+    }
+    attempt().await
+}
+
+fn ends_session(severity: PgSeverity) -> bool {
+    matches!(severity, PgSeverity::Fatal | PgSeverity::Panic)
+}
+
+fn kind_of_code(code: &str, ends_session: bool) -> ErrorKind {
+    if ends_session {
+        return ErrorKind::Ambiguous;
+    }
+    match (code.get(..2).unwrap_or_default(), code) {
+        (_, "57P01" | "57P02" | "57P03" | "57P05") | ("08", _) => ErrorKind::Ambiguous,
+        ("21" | "22" | "23" | "54", _) => ErrorKind::Data,
+        ("53", _) | (_, "40001" | "40P01" | "55P03" | "57014") => ErrorKind::Retryable,
+        _ => ErrorKind::Fatal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn an_error_that_ends_the_session_is_ambiguous_whatever_its_code() {
+        for code in [
+            "57P01", "57P02", "57P03", "53300", "40001", "28P01", "22P05",
+        ] {
+            assert_eq!(kind_of_code(code, true), ErrorKind::Ambiguous, "{code}");
+        }
+        assert_eq!(kind_of_code("08006", false), ErrorKind::Ambiguous);
+    }
+
+    #[test]
+    fn a_value_postgres_cannot_store_is_a_data_error() {
+        for code in [
+            "21000", "22P05", "22P02", "22003", "23505", "23514", "54001", "54000",
+        ] {
+            assert_eq!(kind_of_code(code, false), ErrorKind::Data, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_others_caused_is_sent_again() {
+        for code in [
+            "40001", "40P01", "55P03", "57014", "53100", "53200", "53300",
+        ] {
+            assert_eq!(kind_of_code(code, false), ErrorKind::Retryable, "{code}");
+        }
+        assert_eq!(kind(&sqlx::Error::PoolTimedOut), ErrorKind::Retryable);
+    }
+
+    #[test]
+    fn mistakes_are_fatal() {
+        for code in ["42P01", "42501", "3D000", "LS001", "", "4"] {
+            assert_eq!(kind_of_code(code, false), ErrorKind::Fatal, "{code}");
+        }
+        assert_eq!(kind(&sqlx::Error::RowNotFound), ErrorKind::Fatal);
+    }
+
+    #[test]
+    fn no_answer_is_ambiguous() {
+        let cut = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert_eq!(kind(&cut), ErrorKind::Ambiguous);
+        assert_eq!(
+            kind(&sqlx::Error::Protocol("half a message".into())),
+            ErrorKind::Ambiguous
+        );
+        assert_eq!(kind(&sqlx::Error::WorkerCrashed), ErrorKind::Ambiguous);
+    }
+
+    #[test]
+    fn a_url_keeps_its_own_application_name() {
+        let named = options("postgres://u@localhost/d?application_name=billing").unwrap();
+        assert_eq!(named.get_application_name(), Some("billing"));
+        assert_eq!(
+            options("postgres://u@localhost/d")
+                .unwrap()
+                .get_application_name(),
+            Some("longshore")
+        );
+        assert!(matches!(options("not a url"), Err(Error::Url(_))));
+    }
+}
