@@ -26,4 +26,4 @@ left join sources s on s.node = j.node
 where j.shard = $1 and j.run_id = $2
 group by j.frame, j.node, n.id, n.join_need, j.resolved, j.taken
 having j.resolved < count(s.source)
-order by j.frame, j.node
+order by j.frame, j.node = -2, j.node

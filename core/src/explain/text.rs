@@ -54,14 +54,22 @@ impl Display for Explanation {
             write!(f, "\n  {}", Line(step, *now))?;
         }
         more(f, self.held.len(), self.held_total, "held")?;
-        for step in &self.ready {
-            write!(f, "\n  {}", Line(step, *now))?;
+        if self.finished_at.is_none() {
+            for step in &self.ready {
+                write!(f, "\n  {}", Line(step, *now))?;
+            }
+            more(f, self.ready.len(), self.ready_total, "ready")?;
+            for step in &self.delayed {
+                write!(f, "\n  {}", Line(step, *now))?;
+            }
+            more(f, self.delayed.len(), self.delayed_total, "delayed")?;
+        } else if self.ready_total + self.delayed_total > 0 {
+            let left = self.ready_total + self.delayed_total;
+            write!(
+                f,
+                "\n  {left} step jobs of it are still queued; they are dropped when they come up"
+            )?;
         }
-        more(f, self.ready.len(), self.ready_total, "ready")?;
-        for step in &self.delayed {
-            write!(f, "\n  {}", Line(step, *now))?;
-        }
-        more(f, self.delayed.len(), self.delayed_total, "delayed")?;
         for join in &self.joins {
             write!(f, "\n  {join}")?;
         }
@@ -170,14 +178,23 @@ impl Display for Line<'_, Ready> {
         if step.alone {
             write!(f, "; it was lost before, so it must be alone in its lane")?;
         }
-        Ok(())
+        match step.workers {
+            0 => Ok(()),
+            1 => write!(f, "; 1 live worker can take it"),
+            workers => write!(f, "; {workers} live workers can take it"),
+        }
     }
 }
 
 impl Display for Line<'_, Delayed> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
-        let what = what(&step.node, step.frame, step.work, step.attempt);
+        let work = if step.work == Work::Wake {
+            Work::Run
+        } else {
+            step.work
+        };
+        let what = what(&step.node, step.frame, work, step.attempt);
         if step.due_at <= *now {
             let late = span(step.due_at, *now);
             write!(
