@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::{Check, found};
-use crate::definition::Definition;
+use crate::definition::{Definition, Problems};
 use crate::graph::Graph;
 
 pub(super) async fn check(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
@@ -34,11 +34,11 @@ pub(super) async fn check(conn: &mut PgConnection) -> Result<Check, sqlx::Error>
 fn difference(row: &PgRow) -> Result<Option<String>, sqlx::Error> {
     let definition = match Definition::from_json(&row.try_get("definition")?) {
         Ok(definition) => definition,
-        Err(problems) => return Ok(Some(format!("its definition does not read: {problems}"))),
+        Err(problems) => return Ok(Some(unusable(&problems))),
     };
     let graph = match Graph::compile(&definition) {
         Ok(graph) => graph,
-        Err(problems) => return Ok(Some(format!("its definition does not compile: {problems}"))),
+        Err(problems) => return Ok(Some(unusable(&problems))),
     };
     let hash: String = row.try_get("content_hash")?;
     if definition.content_hash() != hash {
@@ -70,6 +70,16 @@ fn difference(row: &PgRow) -> Result<Option<String>, sqlx::Error> {
                 "the rows of its {what} were altered, first {place}"
             ))
         }))
+}
+
+/// The first problem, in one line.
+fn unusable(problems: &Problems) -> String {
+    let first = problems
+        .iter()
+        .next()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    format!("its definition cannot be used: {first}")
 }
 
 fn nodes(graph: &Graph) -> Value {
