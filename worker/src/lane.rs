@@ -570,6 +570,10 @@ impl Lane {
         drop(finished);
         new.extend(self.admit(passed.new.into_iter().map(|(claimed, _)| claimed).collect()).await);
         self.heed(&passed.closings);
+        for held in &mut new {
+            // its run was closed while the cycle that keeps it was under way
+            held.live &= !passed.closings.iter().any(|(run, _)| *run == held.step.run_id);
+        }
         self.take_on(new).await;
     }
 
