@@ -254,23 +254,15 @@ pub async fn get<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<Option<R
 }
 
 /// Where a run stands, without its payloads; a live run reads as running. None as for [`get`].
-pub async fn state<'c>(
-    conn: impl PgExecutor<'c>,
-    run_id: Uuid,
-) -> Result<Option<RunState>, Error> {
-    let code: Option<i16> = sqlx::query_scalar(include_str!("../sql/run/state.sql"))
-        .bind(SHARD)
-        .bind(run_id)
-        .fetch_optional(conn)
-        .await?;
+pub async fn state<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<Option<RunState>, Error> {
+    let code: Option<i16> =
+        sqlx::query_scalar(include_str!("../sql/run/state.sql")).bind(SHARD).bind(run_id).fetch_optional(conn).await?;
     code.map(|code| state_of(code, false)).transpose()
 }
 
 /// The largest input this session may start a run with, in bytes of JSON text.
 pub async fn max_payload<'c>(conn: impl PgExecutor<'c>) -> Result<u64, Error> {
-    let limit: i64 = sqlx::query_scalar(include_str!("../sql/run/max_payload.sql"))
-        .fetch_one(conn)
-        .await?;
+    let limit: i64 = sqlx::query_scalar(include_str!("../sql/run/max_payload.sql")).fetch_one(conn).await?;
     Ok(limit.unsigned_abs())
 }
 

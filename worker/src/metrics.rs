@@ -3,6 +3,7 @@
 //! Labels are bounded: after 200 label sets a new one counts as `other`. A run id is never a label.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 const LABEL_SETS: usize = 200;
 /// A sampled figure older than this reads NaN: another worker samples now.
 const SAMPLE_LIFETIME: Duration = Duration::from_secs(90);
+/// Histogram samples wait at most so long in memory while there are cycles.
+const UPKEEP_AT_LATEST: Duration = Duration::from_secs(5);
 
 const STEP_WAIT: &str = "longshore_step_wait_seconds";
 const STEP_DURATION: &str = "longshore_step_duration_seconds";
@@ -104,15 +107,24 @@ struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     sampled: Mutex<Vec<Arc<Sampled>>>,
+    born: Instant,
+    /// Milliseconds after `born` at which histogram samples were last counted into buckets.
+    upkept_at: AtomicU64,
 }
 
 impl Metrics {
     /// A fresh registry and what renders it. Nothing global is touched, so it is safe to call again. Histograms keep their
-    /// samples until [`Scrape::upkeep`] or a scrape counts them into buckets: call either every few seconds
-    /// ([`crate::http::serve`] does).
+    /// samples until [`Scrape::upkeep`] or a scrape counts them into buckets; [`crate::http::serve`] sees to that, and where
+    /// nothing is served, [`Metrics::cycle`] does so every 5 s.
     pub fn install() -> Result<(Metrics, Scrape), BuildError> {
         let recorder = recorder()?;
-        let registry = Arc::new(Registry { handle: recorder.handle(), recorder, sampled: Mutex::default() });
+        let registry = Arc::new(Registry {
+            handle: recorder.handle(),
+            recorder,
+            sampled: Mutex::default(),
+            born: Instant::now(),
+            upkept_at: AtomicU64::new(0),
+        });
         registry.describe();
         registry.gauge(BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let metrics = Metrics(Arc::new(Inner {
@@ -166,6 +178,7 @@ impl Metrics {
         self.0.cycle_ended.record(ended as f64);
         self.0.cycle_claimed.record(claimed as f64);
         self.0.cycle_enqueued.record(enqueued as f64);
+        self.0.registry.upkeep_if_older(UPKEEP_AT_LATEST);
     }
 
     /// A lane of this worker found its baton gone and dropped what it held.
@@ -205,8 +218,9 @@ impl Metrics {
         gauges.ready.set(ready as f64);
         gauges.delayed.set(delayed as f64);
     }
-    /// What the fleet's sampler saw of the whole database: the age of the oldest snapshot that keeps dead rows alive, dead
-    /// rows per table, and runs that nothing will ever move again (more than 0 is a broken promise). NaN after 90 s, as above.
+
+    /// What the fleet's sampler saw of the whole database: the age of the oldest snapshot that keeps dead rows alive, and dead
+    /// rows per table. NaN after 90 s, as above.
     pub fn database_sample(&self, oldest_snapshot_age: Duration, dead_rows: &[(&str, u64)]) {
         self.0.oldest_snapshot.set(oldest_snapshot_age.as_secs_f64());
         let mut tables = locked(&self.0.dead_rows);
@@ -220,7 +234,8 @@ impl Metrics {
         }
     }
 
-    /// Runs that nothing will ever move again, as the last check of the whole database found them: more than 0 is a broken promise.
+    /// How many live runs nothing will ever move again, as the fleet's sampler found; more than 0 is a broken promise. NaN after
+    /// 90 s, as above.
     pub fn stuck_runs(&self, runs: u64) {
         self.0.stuck_runs.set(runs as f64);
     }
@@ -290,12 +305,13 @@ impl Scrape {
     /// All figures now, in the Prometheus text format.
     pub fn render(&self) -> String {
         self.0.expire_samples(SAMPLE_LIFETIME);
+        self.0.upkeep();
         self.0.handle.render()
     }
 
     /// Count collected histogram samples into their buckets, so that memory stays small between scrapes.
     pub fn upkeep(&self) {
-        self.0.handle.run_upkeep();
+        self.0.upkeep();
     }
 }
 
@@ -317,6 +333,27 @@ impl Registry {
         sampled.gauge.set(f64::NAN);
         locked(&self.sampled).push(Arc::clone(&sampled));
         sampled
+    }
+
+    fn upkeep(&self) {
+        self.upkept_at.store(self.age(), Ordering::Relaxed);
+        self.handle.run_upkeep();
+    }
+
+    /// Whether this call did it: of several callers in the same instant, one does.
+    fn upkeep_if_older(&self, age: Duration) -> bool {
+        let last = self.upkept_at.load(Ordering::Relaxed);
+        let old = self.age().saturating_sub(last) >= millis(age);
+        let due =
+            old && self.upkept_at.compare_exchange(last, self.age(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if due {
+            self.handle.run_upkeep();
+        }
+        due
+    }
+
+    fn age(&self) -> u64 {
+        millis(self.born.elapsed())
     }
 
     fn expire_samples(&self, lifetime: Duration) {
@@ -378,6 +415,10 @@ fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn key(name: &'static str, labels: &[(&str, &str)]) -> Key {
     let labels: Vec<Label> =
         labels.iter().map(|(label, value)| Label::new((*label).to_owned(), (*value).to_owned())).collect();
@@ -415,7 +456,8 @@ mod tests {
         metrics.slots(3, 97);
         metrics.pool_wait(MS);
         metrics.queue_sample("orders", 1500 * MS, 12, 5);
-        metrics.database_sample(250 * MS, &[("step_ready", 9)], 0);
+        metrics.database_sample(250 * MS, &[("step_ready", 9)]);
+        metrics.stuck_runs(0);
         (metrics, scrape)
     }
 
@@ -492,6 +534,14 @@ mod tests {
         assert!(text.contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} NaN"), "{text}");
         metrics.queue_sample("orders", MS, 7, 0);
         assert!(scrape.render().contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} 7"));
+    }
+
+    #[test]
+    fn samples_are_counted_when_nobody_did_for_a_while() {
+        let (_metrics, scrape) = used();
+        assert!(!scrape.0.upkeep_if_older(Duration::from_secs(3600)));
+        assert!(scrape.0.upkeep_if_older(Duration::ZERO));
+        assert!(scrape.render().contains("longshore_cycle_duration_seconds_count 1"));
     }
 
     #[test]

@@ -406,23 +406,21 @@ mod tests {
                 partitions.partitions.fetch_add(1, Ordering::SeqCst);
                 async { Ok(()) }.boxed()
             }),
-            prune: Arc::new(move |older_than| {
-                let calls = Arc::clone(&prunes);
-                async move {
-                    assert_eq!(older_than, Duration::from_secs(86_400));
-                    let earlier = calls.prunes.fetch_add(1, Ordering::SeqCst);
-                    calls.prune_begins.notify_one();
-                    if calls.prune_hangs {
-                        std::future::pending::<()>().await;
-                    }
-                    if calls.prune_fails_first && earlier == 0 {
-                        panic!("the first prune panics");
-                    }
-                    Ok(())
-                }
-                .boxed()
-            }),
+            prune: Arc::new(move |older_than| prune(Arc::clone(&prunes), older_than).boxed()),
         }
+    }
+
+    async fn prune(calls: Arc<Calls>, older_than: Duration) -> anyhow::Result<()> {
+        assert_eq!(older_than, Duration::from_secs(86_400));
+        let earlier = calls.prunes.fetch_add(1, Ordering::SeqCst);
+        calls.prune_begins.notify_one();
+        if calls.prune_hangs {
+            std::future::pending::<()>().await;
+        }
+        if calls.prune_fails_first && earlier == 0 {
+            panic!("the first prune panics");
+        }
+        Ok(())
     }
 
     const DONE: &str = "select count(*) from apalis.jobs where status = 'Done'";
