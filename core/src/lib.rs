@@ -32,3 +32,8 @@ pub mod run;
 pub mod sample;
 pub mod upkeep;
 pub mod workflow;
+
+// What operators ask: reads only, each by its own SQL.
+pub mod doctor;
+pub mod explain;
+pub mod inspect;
