@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod completions;
 mod import;
 mod postgres;
@@ -17,6 +18,10 @@ pub(crate) enum Command {
     /// Turn a recorded workflow into a definition
     #[command(subcommand)]
     Import(import::Command),
+    /// Measure speed and cost
+    Bench(bench::Arguments),
+    #[command(hide = true)]
+    BenchWorker(bench::Worker),
     /// Print a shell's completions
     Completions(completions::Arguments),
 }
@@ -26,6 +31,8 @@ impl Command {
         match self {
             Self::Postgres(command) => command.run(global).await,
             Self::Import(command) => command.run(global),
+            Self::Bench(arguments) => arguments.run(global).await,
+            Self::BenchWorker(arguments) => arguments.run(global).await,
             Self::Completions(arguments) => arguments.run(),
         }
     }
