@@ -71,11 +71,7 @@ impl Arguments {
         let running = Running {
             database_url: stage.url().to_owned(),
             dir: stage.dir().to_owned(),
-            workers: stage
-                .metrics()
-                .into_iter()
-                .map(|(name, metrics_url)| Worker { name, metrics_url })
-                .collect(),
+            workers: stage.metrics().into_iter().map(|(name, metrics_url)| Worker { name, metrics_url }).collect(),
         };
         global.output.print(&running, Running::text)?;
         let ended = tokio::select! {
@@ -118,7 +114,11 @@ async fn keep_up(stage: &mut Stage) -> Result<()> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         for (worker, status) in stage.fleet().take_ended()? {
-            progress.say(&format!("{} ended with {status}, another takes its place: {}", worker.name(), worker.log_end()));
+            progress.say(&format!(
+                "{} ended with {status}, another takes its place: {}",
+                worker.name(),
+                worker.log_end()
+            ));
             stage.spawn()?;
         }
         let now = self::queues(&pool).await?;

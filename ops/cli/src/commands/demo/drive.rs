@@ -135,7 +135,8 @@ impl Drive<'_> {
         let workers = inspect::fleet(connection).await?;
         let ours = |pid: i32| self.stage.fleet().workers().iter().any(|worker| worker.pid() == pid.unsigned_abs());
         let mut ours = ours;
-        let victim = workers.iter().filter(|worker| worker.held > 0 && ours(worker.pid)).max_by_key(|worker| worker.held);
+        let victim =
+            workers.iter().filter(|worker| worker.held > 0 && ours(worker.pid)).max_by_key(|worker| worker.held);
         let Some(victim) = victim else {
             return Ok(false);
         };
