@@ -222,11 +222,12 @@ impl Plan {
         }
     }
 
-    /// A join that waited for all its in-edges has them when its step runs; its row goes in this cycle, which is later than the one that fired it.
+    /// A join that waited for all its in-edges has them when its step runs; its row goes in this cycle, which is later than the one that fired it:
+    /// when its first attempt ends, or the first that was not lost.
     fn forget_whole_join(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
         let whole = |need| need <= 0 || matches!(step.kind, StepKind::Skip | StepKind::Rest);
-        if step.attempt <= 1 && ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
+        if step.failed == 0 && ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
             self.batch.resolved_joins.push(JoinKey { run_id: step.run_id, frame: step.frame, node: step.node });
         }
     }
