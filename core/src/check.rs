@@ -10,8 +10,8 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::Value;
 
 use crate::definition::{
-    DEFAULT_TIMEOUT, Definition, DelayTime, JoinRule, MAX_EDGES, MAX_ID, MAX_NODES, NodeDefinition,
-    NodeType, Problem, Problems, is_id,
+    DEFAULT_TIMEOUT, Definition, DelayTime, JoinRule, MAX_EDGES, MAX_ID, MAX_NODES, NodeDefinition, NodeType, Problem,
+    Problems, is_id,
 };
 use crate::duration;
 use crate::expression::{Expression, Template};
@@ -43,39 +43,23 @@ pub(crate) enum Program {
     Set(Template),
     DelayFor(Template),
     DelayUntil(Template),
-    Fail {
-        name: Template,
-        message: Template,
-    },
-    Terminate {
-        state: RunState,
-        output: Option<Template>,
-        error: Option<(Template, Template)>,
-    },
+    Fail { name: Template, message: Template },
+    Terminate { state: RunState, output: Option<Template>, error: Option<(Template, Template)> },
 }
 
 /// Checks a definition. The error names every problem.
 pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
     let mut problems = Vec::new();
-    for (what, count, most) in [
-        ("nodes", definition.nodes.len(), MAX_NODES),
-        ("edges", definition.edges.len(), MAX_EDGES),
-    ] {
+    for (what, count, most) in
+        [("nodes", definition.nodes.len(), MAX_NODES), ("edges", definition.edges.len(), MAX_EDGES)]
+    {
         if count > most {
             let fix = format!("use at most {most}; split the workflow");
-            problems.push(Problem::new(
-                what,
-                format!("there are {count} of them"),
-                fix,
-            ));
+            problems.push(Problem::new(what, format!("there are {count} of them"), fix));
         }
     }
     if definition.nodes.is_empty() {
-        problems.push(Problem::new(
-            "nodes",
-            "there is no node",
-            "give at least one",
-        ));
+        problems.push(Problem::new("nodes", "there is no node", "give at least one"));
     }
     if !problems.is_empty() {
         return Err(Problems(problems));
@@ -84,16 +68,11 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
     if let Some(queue) = &definition.queue {
         check_name("queue", queue, &mut problems);
     }
-    let schema = definition
-        .input_schema
-        .as_ref()
-        .and_then(|schema| compile_schema(schema, &mut problems));
+    let schema = definition.input_schema.as_ref().and_then(|schema| compile_schema(schema, &mut problems));
     let shape = Shape::of(definition, &mut problems);
     let mut references = References::default();
     let nodes = definition.nodes.iter().enumerate();
-    let nodes = nodes
-        .map(|(n, node)| check_node(n, node, &mut references, &mut problems))
-        .collect();
+    let nodes = nodes.map(|(n, node)| check_node(n, node, &mut references, &mut problems)).collect();
     let edges = definition.edges.iter().enumerate();
     let whens = edges
         .map(|(place, edge)| {
@@ -107,11 +86,7 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
                     Some(when)
                 }
                 Err(why) => {
-                    problems.push(Problem::new(
-                        path,
-                        why,
-                        "write a bare expression, such as run.input.total > 100",
-                    ));
+                    problems.push(Problem::new(path, why, "write a bare expression, such as run.input.total > 100"));
                     None
                 }
             }
@@ -119,22 +94,11 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
         .collect();
     let output = definition.output.as_ref().map(|output| {
         let template = Template::compile(output, "output", &mut problems);
-        template.each_reference("output", &mut |path, found| {
-            references.add(path, Place::Output, found)
-        });
+        template.each_reference("output", &mut |path, found| references.add(path, Place::Output, found));
         template
     });
     references.check(definition, &shape, &mut problems);
-    if problems.is_empty() {
-        Ok(Checked {
-            nodes,
-            whens,
-            output,
-            schema,
-        })
-    } else {
-        Err(Problems(problems))
-    }
+    if problems.is_empty() { Ok(Checked { nodes, whens, output, schema }) } else { Err(Problems(problems)) }
 }
 
 fn check_name(path: &str, name: &str, problems: &mut Vec<Problem>) {
@@ -166,49 +130,25 @@ fn check_node(
     let mut template = |field: &str, value: &Value, own: bool, problems: &mut Vec<Problem>| {
         let path = format!("{path}.{field}");
         let template = Template::compile(value, &path, problems);
-        let place = if own {
-            Place::Own(number)
-        } else {
-            Place::Input(number)
-        };
+        let place = if own { Place::Own(number) } else { Place::Input(number) };
         template.each_reference(&path, &mut |path, found| references.add(path, place, found));
         template
     };
-    let input = node
-        .input
-        .as_ref()
-        .map(|input| template("input", input, false, problems));
-    let mut own = |field: &str, value: &Value, problems: &mut Vec<Problem>| {
-        template(field, value, true, problems)
-    };
+    let input = node.input.as_ref().map(|input| template("input", input, false, problems));
+    let mut own = |field: &str, value: &Value, problems: &mut Vec<Problem>| template(field, value, true, problems);
     let program = match &node.kind {
-        NodeType::Task {
-            handler,
-            timeout,
-            retry,
-        } => {
+        NodeType::Task { handler, timeout, retry } => {
             if handler.len() > MAX_ID || handler.contains(char::is_control) {
                 let fix = "use at most 128 characters without control characters";
-                problems.push(Problem::new(
-                    format!("{path}.handler"),
-                    "it is no handler name",
-                    fix,
-                ));
+                problems.push(Problem::new(format!("{path}.handler"), "it is no handler name", fix));
             }
             let longest = timeout.unwrap_or(DEFAULT_TIMEOUT);
             if longest > duration::MAX || longest.is_zero() {
                 let fix = "give a time longer than zero and up to 100 years";
-                problems.push(Problem::new(
-                    format!("{path}.timeout"),
-                    "it is out of range",
-                    fix,
-                ));
+                problems.push(Problem::new(format!("{path}.timeout"), "it is out of range", fix));
             }
             for (field, message, fix) in retry.iter().flat_map(|retry| retry.validate()) {
-                push_once(
-                    problems,
-                    Problem::new(format!("{path}.retry.{field}"), message, fix),
-                );
+                push_once(problems, Problem::new(format!("{path}.retry.{field}"), message, fix));
             }
             Program::Task
         }
@@ -220,20 +160,13 @@ fn check_node(
                 && !time.contains("{{")
             {
                 let fix = "such as \"5s\", or a template that gives such a text";
-                problems.push(Problem::new(
-                    format!("{path}.duration"),
-                    error.to_string(),
-                    fix,
-                ));
+                problems.push(Problem::new(format!("{path}.duration"), error.to_string(), fix));
             }
             Program::DelayFor(template)
         }
         NodeType::Delay(DelayTime::Until(time)) => {
             let template = own("until", &Value::from(time.as_str()), problems);
-            if template.is_constant()
-                && chrono::DateTime::parse_from_rfc3339(time).is_err()
-                && !time.contains("{{")
-            {
+            if template.is_constant() && chrono::DateTime::parse_from_rfc3339(time).is_err() && !time.contains("{{") {
                 let message = format!("`{}` is no time", time.chars().take(60).collect::<String>());
                 let fix = "write RFC 3339 with a zone, such as \"2030-01-31T08:00:00Z\"";
                 problems.push(Problem::new(format!("{path}.until"), message, fix));
@@ -244,52 +177,28 @@ fn check_node(
             name: own("name", &Value::from(name.as_str()), problems),
             message: own("message", &Value::from(message.as_str()), problems),
         },
-        NodeType::Terminate {
-            state,
-            output,
-            error,
-        } => {
+        NodeType::Terminate { state, output, error } => {
             if !state.has_ended() {
                 let fix = "use \"completed\", \"failed\" or \"canceled\"";
-                problems.push(Problem::new(
-                    format!("{path}.state"),
-                    "a run cannot end so",
-                    fix,
-                ));
+                problems.push(Problem::new(format!("{path}.state"), "a run cannot end so", fix));
             }
-            let output = output
-                .as_ref()
-                .map(|output| own("output", output, problems));
+            let output = output.as_ref().map(|output| own("output", output, problems));
             let error = error.as_ref().map(|(name, message)| {
                 let name = own("error.name", &Value::from(name.as_str()), problems);
-                (
-                    name,
-                    own("error.message", &Value::from(message.as_str()), problems),
-                )
+                (name, own("error.message", &Value::from(message.as_str()), problems))
             });
-            Program::Terminate {
-                state: *state,
-                output,
-                error,
-            }
+            Program::Terminate { state: *state, output, error }
         }
     };
     if let JoinRule::Count(0) = node.join {
-        problems.push(Problem::new(
-            format!("{path}.join"),
-            "it is zero",
-            "use \"any\" or at least 1",
-        ));
+        problems.push(Problem::new(format!("{path}.join"), "it is zero", "use \"any\" or at least 1"));
     }
     CheckedNode { input, program }
 }
 
 fn compile_schema(schema: &Value, problems: &mut Vec<Problem>) -> Option<Validator> {
     // The linear engine: no pattern of a schema can hang a start.
-    let compiled = jsonschema::options()
-        .with_pattern_options(PatternOptions::regex())
-        .offline()
-        .build(schema);
+    let compiled = jsonschema::options().with_pattern_options(PatternOptions::regex()).offline().build(schema);
     match compiled {
         Ok(validator) => Some(validator),
         Err(error) => {

@@ -7,8 +7,8 @@ use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
+use sqlx::{ConnectOptions, PgPool};
 
 use crate::pacing::Pacing;
 
@@ -51,18 +51,31 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
     })
 }
 
-/// A pool of at most `max` connections; the first one is made before this returns.
+/// A pool of at most `max` connections; the first one is made before this returns, which waits up to 10 s for a
+/// server that is just starting.
 ///
 /// A connection is not tested when it is taken, so the first statement after Postgres restarted may fail as
 /// [`ErrorKind::Ambiguous`].
 pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
-    PgPoolOptions::new()
+    let options = options(url)?;
+    let made = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        .connect_with(options(url)?)
-        .await
-        .map_err(Error::Connect)
+        .connect_with(options.clone())
+        .await;
+    match made {
+        Err(sqlx::Error::PoolTimedOut) => Err(Error::Connect(why(&options).await)),
+        made => made.map_err(Error::Connect),
+    }
+}
+
+/// The pool only says that time ran out; another try says why.
+async fn why(options: &PgConnectOptions) -> sqlx::Error {
+    match options.connect().await {
+        Err(error) => error,
+        Ok(_) => sqlx::Error::PoolTimedOut,
+    }
 }
 
 /// What `error` means for the statement that met it.
@@ -94,9 +107,7 @@ pub fn kind(error: &sqlx::Error) -> ErrorKind {
 /// The five characters of SQLSTATE, if Postgres answered with an error.
 pub fn code(error: &sqlx::Error) -> Option<&str> {
     match error {
-        sqlx::Error::Database(database) => database
-            .try_downcast_ref::<PgDatabaseError>()
-            .map(PgDatabaseError::code),
+        sqlx::Error::Database(database) => database.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code),
         _ => None,
     }
 }
@@ -144,9 +155,7 @@ mod tests {
 
     #[test]
     fn an_error_that_ends_the_session_is_ambiguous_whatever_its_code() {
-        for code in [
-            "57P01", "57P02", "57P03", "53300", "40001", "28P01", "22P05",
-        ] {
+        for code in ["57P01", "57P02", "57P03", "53300", "40001", "28P01", "22P05"] {
             assert_eq!(kind_of_code(code, true), ErrorKind::Ambiguous, "{code}");
         }
         assert_eq!(kind_of_code("08006", false), ErrorKind::Ambiguous);
@@ -154,18 +163,14 @@ mod tests {
 
     #[test]
     fn a_value_postgres_cannot_store_is_a_data_error() {
-        for code in [
-            "21000", "22P05", "22P02", "22003", "23505", "23514", "54001", "54000",
-        ] {
+        for code in ["21000", "22P05", "22P02", "22003", "23505", "23514", "54001", "54000"] {
             assert_eq!(kind_of_code(code, false), ErrorKind::Data, "{code}");
         }
     }
 
     #[test]
     fn what_others_caused_is_sent_again() {
-        for code in [
-            "40001", "40P01", "55P03", "57014", "53100", "53200", "53300",
-        ] {
+        for code in ["40001", "40P01", "55P03", "57014", "53100", "53200", "53300"] {
             assert_eq!(kind_of_code(code, false), ErrorKind::Retryable, "{code}");
         }
         assert_eq!(kind(&sqlx::Error::PoolTimedOut), ErrorKind::Retryable);
@@ -183,10 +188,7 @@ mod tests {
     fn no_answer_is_ambiguous() {
         let cut = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
         assert_eq!(kind(&cut), ErrorKind::Ambiguous);
-        assert_eq!(
-            kind(&sqlx::Error::Protocol("half a message".into())),
-            ErrorKind::Ambiguous
-        );
+        assert_eq!(kind(&sqlx::Error::Protocol("half a message".into())), ErrorKind::Ambiguous);
         assert_eq!(kind(&sqlx::Error::WorkerCrashed), ErrorKind::Ambiguous);
     }
 
@@ -194,12 +196,7 @@ mod tests {
     fn a_url_keeps_its_own_application_name() {
         let named = options("postgres://u@localhost/d?application_name=billing").unwrap();
         assert_eq!(named.get_application_name(), Some("billing"));
-        assert_eq!(
-            options("postgres://u@localhost/d")
-                .unwrap()
-                .get_application_name(),
-            Some("longshore")
-        );
+        assert_eq!(options("postgres://u@localhost/d").unwrap().get_application_name(), Some("longshore"));
         assert!(matches!(options("not a url"), Err(Error::Url(_))));
     }
 }

@@ -187,11 +187,7 @@ impl Definition {
         if let Err(more) = crate::check::check(&definition) {
             problems.extend(more.0);
         }
-        if problems.is_empty() {
-            Ok(definition)
-        } else {
-            Err(Problems(problems))
-        }
+        if problems.is_empty() { Ok(definition) } else { Err(Problems(problems)) }
     }
 
     /// The canonical JSON: edges as objects, durations in their shortest spelling, defaults left out. Reading it
@@ -202,14 +198,8 @@ impl Definition {
         put(&mut map, "queue", &self.queue);
         put(&mut map, "description", &self.description);
         put(&mut map, "input_schema", &self.input_schema);
-        map.insert(
-            "nodes".to_owned(),
-            self.nodes.iter().map(NodeDefinition::to_value).collect(),
-        );
-        map.insert(
-            "edges".to_owned(),
-            self.edges.iter().map(EdgeDefinition::to_value).collect(),
-        );
+        map.insert("nodes".to_owned(), self.nodes.iter().map(NodeDefinition::to_value).collect());
+        map.insert("edges".to_owned(), self.edges.iter().map(EdgeDefinition::to_value).collect());
         put(&mut map, "output", &self.output);
         Value::Object(map)
     }
@@ -219,28 +209,15 @@ impl Definition {
     pub fn content_hash(&self) -> String {
         let mut text = String::new();
         write_sorted(&self.to_value(), &mut text);
-        Sha256::digest(text.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
 impl NodeDefinition {
     /// A task with the default timeout, retry policy, queue, input and join.
     pub fn task(id: &str, handler: &str) -> Self {
-        let kind = NodeType::Task {
-            handler: handler.to_owned(),
-            timeout: None,
-            retry: None,
-        };
-        Self {
-            id: id.to_owned(),
-            kind,
-            input: None,
-            queue: None,
-            join: JoinRule::All,
-        }
+        let kind = NodeType::Task { handler: handler.to_owned(), timeout: None, retry: None };
+        Self { id: id.to_owned(), kind, input: None, queue: None, join: JoinRule::All }
     }
 
     fn to_value(&self) -> Value {
@@ -248,11 +225,7 @@ impl NodeDefinition {
         map.insert("id".to_owned(), json!(self.id));
         map.insert("type".to_owned(), json!(self.kind.word()));
         match &self.kind {
-            NodeType::Task {
-                handler,
-                timeout,
-                retry,
-            } => {
+            NodeType::Task { handler, timeout, retry } => {
                 map.insert("handler".to_owned(), json!(handler));
                 put(&mut map, "timeout", &timeout.map(duration::format));
                 put(&mut map, "retry", retry);
@@ -272,16 +245,10 @@ impl NodeDefinition {
                 map.insert("name".to_owned(), json!(name));
                 map.insert("message".to_owned(), json!(message));
             }
-            NodeType::Terminate {
-                state,
-                output,
-                error,
-            } => {
+            NodeType::Terminate { state, output, error } => {
                 map.insert("state".to_owned(), json!(state));
                 put(&mut map, "output", output);
-                let error = error
-                    .as_ref()
-                    .map(|(name, message)| json!({"name": name, "message": message}));
+                let error = error.as_ref().map(|(name, message)| json!({"name": name, "message": message}));
                 put(&mut map, "error", &error);
             }
         }
@@ -303,12 +270,7 @@ impl NodeDefinition {
 impl EdgeDefinition {
     /// An edge taken when `from` completes.
     pub fn success(from: &str, to: &str) -> Self {
-        Self {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            on: On::Success,
-            when: None,
-        }
+        Self { from: from.to_owned(), to: to.to_owned(), on: On::Success, when: None }
     }
 
     fn to_value(&self) -> Value {
@@ -326,9 +288,7 @@ impl EdgeDefinition {
 /// True for what may name a workflow, node or queue: 1 to 128 of `A-Z a-z 0-9 _ . : -`.
 pub fn is_id(text: &str) -> bool {
     (1..=MAX_ID).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte))
 }
 
 fn put<T: serde::Serialize>(map: &mut Map<String, Value>, key: &str, value: &Option<T>) {

@@ -32,15 +32,11 @@ pub struct Error {
 
 /// The duration that `text` says.
 pub fn parse(text: &str) -> Result<Duration, Error> {
-    read(text).map_err(|why| Error {
-        text: text.chars().take(60).collect(),
-        why,
-    })
+    read(text).map_err(|why| Error { text: text.chars().take(60).collect(), why })
 }
 
 fn read(text: &str) -> Result<Duration, &'static str> {
-    const HOW: &str =
-        "write numbers with units from large to small, such as `1h30m`, `250ms` or `0.5s`";
+    const HOW: &str = "write numbers with units from large to small, such as `1h30m`, `250ms` or `0.5s`";
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -55,32 +51,18 @@ fn read(text: &str) -> Result<Duration, &'static str> {
         if fraction_seen {
             return Err("only the last number may have a fraction");
         }
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or("the unit is missing (w d h m s ms us)")?;
+        let digits =
+            rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or("the unit is missing (w d h m s ms us)")?;
         let (number, tail) = rest.split_at(digits);
-        let letters = tail
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(tail.len());
+        let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let place = UNITS
-            .iter()
-            .position(|(name, _)| *name == unit)
-            .ok_or(HOW)?;
-        let place = place
-            .checked_sub(UNITS.len() - units.len())
-            .ok_or("units go from large to small, each once")?;
+        let place = UNITS.iter().position(|(name, _)| *name == unit).ok_or(HOW)?;
+        let place = place.checked_sub(UNITS.len() - units.len()).ok_or("units go from large to small, each once")?;
         let (_, size) = units.get(place).ok_or(HOW)?;
         units = units.get(place + 1..).unwrap_or_default();
-        let (whole, fraction) = number
-            .split_once('.')
-            .map_or((number, None), |(w, f)| (w, Some(f)));
+        let (whole, fraction) = number.split_once('.').map_or((number, None), |(w, f)| (w, Some(f)));
         if whole.is_empty() || whole.len() > 20 {
-            return Err(if whole.is_empty() {
-                HOW
-            } else {
-                "it is longer than 100 years"
-            });
+            return Err(if whole.is_empty() { HOW } else { "it is longer than 100 years" });
         }
         nanos += whole.parse::<u128>().map_err(|_| HOW)? * size;
         if let Some(fraction) = fraction {
@@ -97,10 +79,7 @@ fn read(text: &str) -> Result<Duration, &'static str> {
         rest = tail;
     }
     let secs = u64::try_from(nanos / SECOND).unwrap_or(u64::MAX);
-    Ok(Duration::new(
-        secs,
-        u32::try_from(nanos % SECOND).unwrap_or_default(),
-    ))
+    Ok(Duration::new(secs, u32::try_from(nanos % SECOND).unwrap_or_default()))
 }
 
 /// The shortest text that [`parse`] reads back as the same duration.
@@ -118,9 +97,7 @@ pub fn format(duration: Duration) -> String {
         let head = text.strip_suffix("us").map_or_else(
             || (text.clone(), 0),
             |head| {
-                let digits = head
-                    .rfind(|c: char| !c.is_ascii_digit())
-                    .map_or(0, |at| at + 1);
+                let digits = head.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
                 let (front, micros) = head.split_at(digits);
                 (front.to_owned(), micros.parse().unwrap_or(0_u128))
             },
@@ -128,11 +105,7 @@ pub fn format(duration: Duration) -> String {
         let fraction = format!("{nanos:03}");
         text = format!("{}{}.{}us", head.0, head.1, fraction.trim_end_matches('0'));
     }
-    if text.is_empty() {
-        "0s".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 /// For `#[serde(with = "longshore_core::duration")]`: writes the text of [`format()`].
@@ -153,10 +126,7 @@ pub mod option {
     use serde::{Deserialize, Deserializer, Serializer};
 
     /// Writes the text, or null.
-    pub fn serialize<S: Serializer>(
-        duration: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match duration {
             Some(duration) => super::serialize(duration, serializer),
             None => serializer.serialize_none(),
@@ -164,12 +134,9 @@ pub mod option {
     }
 
     /// Reads the text, or null.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| super::parse(&text).map_err(serde::de::Error::custom))
-            .transpose()
+        text.map(|text| super::parse(&text).map_err(serde::de::Error::custom)).transpose()
     }
 }
 

@@ -134,33 +134,21 @@ impl StepError {
     /// The error as JSON that Postgres stores. Never fails: details that cannot be stored or are larger than
     /// 64 KiB are left out, and the message says so.
     pub fn to_payload(&self) -> Payload {
-        let fits = self.details.as_ref().is_none_or(|details| {
-            Payload::of(details).is_ok_and(|payload| payload.len() <= MAX_DETAILS)
-        });
-        let left_out = if fits {
-            ""
-        } else {
-            " (details left out: too large or not storable)"
-        };
-        let mut error = Self::new(
-            &self.name,
-            self.kind,
-            &format!("{}{left_out}", self.message),
-        );
+        let fits = self
+            .details
+            .as_ref()
+            .is_none_or(|details| Payload::of(details).is_ok_and(|payload| payload.len() <= MAX_DETAILS));
+        let left_out = if fits { "" } else { " (details left out: too large or not storable)" };
+        let mut error = Self::new(&self.name, self.kind, &format!("{}{left_out}", self.message));
         error.details = self.details.clone().filter(|_| fits);
-        error.node = self
-            .node
-            .as_deref()
-            .map(|node| storable(node, MAX_NAME).into_owned());
+        error.node = self.node.as_deref().map(|node| storable(node, MAX_NAME).into_owned());
         error.attempt = self.attempt;
         Payload::of(&error).unwrap_or_default()
     }
 
     /// The error a payload holds; text that is none becomes the message of a permanent error.
     pub fn from_payload(payload: &Payload) -> Self {
-        payload
-            .parse()
-            .unwrap_or_else(|_| Self::permanent("unknown", payload.as_str()))
+        payload.parse().unwrap_or_else(|_| Self::permanent("unknown", payload.as_str()))
     }
 }
 
@@ -200,18 +188,12 @@ mod tests {
         let error = StepError::retryable("a\0b", &"é".repeat(10_000));
         assert_eq!(error.name, "a b");
         assert!(error.message.len() <= MAX_MESSAGE && error.message.ends_with('…'));
-        assert!(
-            StepError::permanent("x", "short")
-                .message
-                .ends_with("short")
-        );
+        assert!(StepError::permanent("x", "short").message.ends_with("short"));
     }
 
     #[test]
     fn the_payload_always_stores_and_reads_back() {
-        let error = StepError::permanent("card_declined", "no funds")
-            .with_details(json!({"code": 51}))
-            .at("charge", 3);
+        let error = StepError::permanent("card_declined", "no funds").with_details(json!({"code": 51})).at("charge", 3);
         assert_eq!(StepError::from_payload(&error.to_payload()), error);
         let bad = StepError::permanent("x", "y").with_details(json!("\0"));
         let stored = StepError::from_payload(&bad.to_payload());

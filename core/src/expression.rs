@@ -96,19 +96,14 @@ pub struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// A scope whose references are looked up by `find`.
     pub fn new(find: &'a dyn Fn(&Reference) -> Found) -> Self {
-        Self {
-            find,
-            parsed: RefCell::new(BTreeMap::new()),
-        }
+        Self { find, parsed: RefCell::new(BTreeMap::new()) }
     }
 
     fn value(&self, reference: &Reference) -> Value {
         let known = self.parsed.borrow().get(reference).cloned();
         known.unwrap_or_else(|| {
             let value = (self.find)(reference).value();
-            self.parsed
-                .borrow_mut()
-                .insert(reference.clone(), value.clone());
+            self.parsed.borrow_mut().insert(reference.clone(), value.clone());
             value
         })
     }
@@ -141,10 +136,7 @@ impl Expression {
             return Err("a bare expression is expected: leave out the `{{` and `}}`".to_owned());
         }
         if text.len() > parse::MAX_SOURCE {
-            return Err(format!(
-                "the expression is longer than {} bytes",
-                parse::MAX_SOURCE
-            ));
+            return Err(format!("the expression is longer than {} bytes", parse::MAX_SOURCE));
         }
         Self::of(text.trim(), parse::bare(text)?)
     }
@@ -160,17 +152,8 @@ impl Expression {
     fn of(text: &str, parsed: Parsed) -> Result<Self, String> {
         let program = ENVIRONMENT
             .compile_expression_owned(parsed.source)
-            .map_err(|error| {
-                error
-                    .detail()
-                    .map_or_else(|| error.kind().to_string(), str::to_owned)
-            })?;
-        Ok(Self {
-            text: Arc::from(text),
-            references: parsed.references,
-            path: parsed.path,
-            program,
-        })
+            .map_err(|error| error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))?;
+        Ok(Self { text: Arc::from(text), references: parsed.references, path: parsed.path, program })
     }
 
     /// The expression as it was written.
@@ -210,22 +193,15 @@ impl Expression {
             .zip(&self.references)
             .map(|(place, reference): (usize, _)| (format!("r{place}"), scope.value(reference)))
             .collect();
-        self.program
-            .eval(variables)
-            .map_err(|error| self.failed(&error))
+        self.program.eval(variables).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &minijinja::Error) -> StepError {
         let why = match error.kind() {
             minijinja::ErrorKind::OutOfFuel => "it takes too much work".to_owned(),
-            kind => error
-                .detail()
-                .map_or_else(|| kind.to_string(), str::to_owned),
+            kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
         };
-        StepError::permanent(
-            EXPRESSION_FAILED,
-            &format!("expression `{}` failed: {why}", self.text),
-        )
+        StepError::permanent(EXPRESSION_FAILED, &format!("expression `{}` failed: {why}", self.text))
     }
 }
 

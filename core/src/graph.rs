@@ -245,11 +245,7 @@ impl Graph {
 
     /// The queues of its nodes, sorted, each once.
     pub fn queues(&self) -> Vec<Arc<str>> {
-        let mut queues: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|node| Arc::clone(&node.queue))
-            .collect();
+        let mut queues: Vec<_> = self.nodes.iter().map(|node| Arc::clone(&node.queue)).collect();
         queues.sort_unstable();
         queues.dedup();
         queues
@@ -268,17 +264,14 @@ impl Graph {
     /// How the edges to `number` are counted: for nodes with several, and for [`END`] when it is needed.
     pub fn join(&self, number: NodeNumber) -> Option<Join> {
         if number == END {
-            return self.end_needed().then_some(Join {
-                indegree: self.open_ends,
-                need: -1,
-            });
+            return self.end_needed().then_some(Join { indegree: self.open_ends, need: -1 });
         }
         self.node(number)?.join
     }
 
-    /// True if a run's end is a join of several things: [`END`] fires and ends it.
+    /// True if [`END`] ends a run: its end is a join of several things, or its output is a template, for whose values a step of its own reads.
     pub fn end_needed(&self) -> bool {
-        self.open_ends > 1
+        self.open_ends > 1 || self.output.is_some()
     }
 
     /// What [`run_output`](Self::run_output) reads.

@@ -15,11 +15,24 @@ pub mod retry;
 pub mod state;
 pub mod successor;
 
+// Deciding what a lane does: pure, too.
+pub mod attempt;
+pub mod queue;
+
 // Storage: each owns the SQL of its folder in core/sql.
+pub mod complete;
+pub mod cycle;
 pub mod database;
+pub mod fleet;
 pub mod migrate;
+pub mod notify;
 pub mod pacing;
+pub mod prune;
+pub mod results;
 pub mod run;
+pub mod sample;
+pub mod upkeep;
+pub mod workflow;
 
 // What operators ask: reads only, each by its own SQL.
 pub mod doctor;

@@ -31,17 +31,13 @@ impl Function {
         let Some((tag, rest)) = quoted.split_once('$') else {
             return "";
         };
-        rest.rsplit_once(&format!("${tag}$"))
-            .map_or("", |(body, _)| body)
+        rest.rsplit_once(&format!("${tag}$")).map_or("", |(body, _)| body)
     }
 }
 
 macro_rules! function {
     ($folder:literal, $name:literal) => {
-        Function {
-            name: $name,
-            text: include_str!(concat!("../sql/", $folder, "/", $name, ".sql")),
-        }
+        Function { name: $name, text: include_str!(concat!("../sql/", $folder, "/", $name, ".sql")) }
     };
 }
 
@@ -51,6 +47,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("run", "start_runs"),
     function!("run", "start_run"),
     function!("run", "close_run"),
+    function!("prune", "prune_runs"),
     function!("cycle", "cycle"),
     function!("cycle", "recover"),
     function!("cycle", "promote"),
@@ -59,17 +56,14 @@ pub const FUNCTIONS: &[Function] = &[
     function!("cycle", "settle"),
     function!("cycle", "upkeep"),
     function!("cycle", "complete_in"),
-    function!("cycle", "run_inputs"),
-    function!("cycle", "step_results"),
+    function!("results", "read_inputs"),
+    function!("results", "step_results"),
 ];
 
 /// The oldest Postgres that has all we use.
 const MIN_SERVER: i32 = 150_000;
 
-static MIGRATIONS: Migrator = Migrator {
-    ignore_missing: true,
-    ..sqlx::migrate!("../migrations")
-};
+static MIGRATIONS: Migrator = Migrator { ignore_missing: true, ..sqlx::migrate!("../migrations") };
 
 /// Why the schema is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +72,7 @@ pub enum Error {
     #[error("this database has no longshore schema: run `longshore migrate up`")]
     SchemaMissing,
     /// The schema is older than this binary, or a function of it is missing.
-    #[error(
-        "the longshore schema is older than this binary ({missing} missing): run `longshore migrate up`"
-    )]
+    #[error("the longshore schema is older than this binary ({missing} missing): run `longshore migrate up`")]
     SchemaOld {
         /// What it lacks, for people.
         missing: String,
@@ -161,13 +153,8 @@ pub enum FunctionState {
 impl Status {
     /// True if nothing is missing or differs; a newer schema is current too.
     pub fn is_current(&self) -> bool {
-        self.migrations
-            .iter()
-            .all(|migration| migration.applied_at.is_some())
-            && self
-                .functions
-                .iter()
-                .all(|function| function.state == FunctionState::Installed)
+        self.migrations.iter().all(|migration| migration.applied_at.is_some())
+            && self.functions.iter().all(|function| function.state == FunctionState::Installed)
     }
 }
 
@@ -206,17 +193,10 @@ pub async fn status(conn: &mut PgConnection) -> Result<Status, Error> {
                 applied_at: applied.get(&migration.version).copied(),
             })
             .collect(),
-        unknown: applied
-            .keys()
-            .filter(|version| !known.contains(version))
-            .copied()
-            .collect(),
+        unknown: applied.keys().filter(|version| !known.contains(version)).copied().collect(),
         functions: FUNCTIONS
             .iter()
-            .map(|function| FunctionStatus {
-                name: function.name,
-                state: state_of(function, &installed),
-            })
+            .map(|function| FunctionStatus { name: function.name, state: state_of(function, &installed) })
             .collect(),
     })
 }
@@ -229,18 +209,11 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), Error> {
         return Err(Error::SchemaMissing);
     }
     if let Some(version) = versions().find(|version| !applied.contains_key(version)) {
-        return Err(Error::SchemaOld {
-            missing: format!("migration {version}"),
-        });
+        return Err(Error::SchemaOld { missing: format!("migration {version}") });
     }
     let installed = installed(conn).await?;
-    match FUNCTIONS
-        .iter()
-        .find(|function| !installed.contains_key(function.name))
-    {
-        Some(function) => Err(Error::SchemaOld {
-            missing: format!("function {}", function.name),
-        }),
+    match FUNCTIONS.iter().find(|function| !installed.contains_key(function.name)) {
+        Some(function) => Err(Error::SchemaOld { missing: format!("function {}", function.name) }),
         None => Ok(()),
     }
 }
@@ -249,23 +222,14 @@ pub async fn check(conn: &mut PgConnection) -> Result<(), Error> {
 /// `up` finds its migrations applied.
 pub fn sql() -> String {
     let mut script = String::from("-- The schema of Longshore, for an empty database.\nbegin;\n");
-    for part in [
-        include_str!("../sql/migrate/create_schema.sql"),
-        include_str!("../sql/migrate/history.sql"),
-    ] {
+    for part in [include_str!("../sql/migrate/create_schema.sql"), include_str!("../sql/migrate/history.sql")] {
         let _ = writeln!(script, "{};\n", part.trim_end().trim_end_matches(';'));
     }
-    for migration in MIGRATIONS
-        .iter()
-        .filter(|migration| migration.migration_type.is_up_migration())
-    {
-        let checksum = migration
-            .checksum
-            .iter()
-            .fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
+    for migration in MIGRATIONS.iter().filter(|migration| migration.migration_type.is_up_migration()) {
+        let checksum = migration.checksum.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
         let _ = writeln!(
             script,
             "{}\ninsert into longshore._sqlx_migrations (version, description, success, checksum, execution_time)\n\
@@ -278,11 +242,7 @@ pub fn sql() -> String {
     for function in FUNCTIONS {
         let _ = writeln!(script, "{}\n", function.text.trim_end());
     }
-    let _ = writeln!(
-        script,
-        "{};\ncommit;",
-        include_str!("../sql/migrate/make_partitions.sql").trim_end()
-    );
+    let _ = writeln!(script, "{};\ncommit;", include_str!("../sql/migrate/make_partitions.sql").trim_end());
     script
 }
 
@@ -292,15 +252,9 @@ async fn up_alone(conn: &mut PgConnection) -> Result<Up, Error> {
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
     run_migrations(conn).await?;
     install_functions(conn).await?;
-    let partitions = sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql"))
-        .fetch_one(&mut *conn)
-        .await?;
-    Ok(Up {
-        applied: versions()
-            .filter(|version| !before.contains_key(version))
-            .collect(),
-        partitions,
-    })
+    let partitions =
+        sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql")).fetch_one(&mut *conn).await?;
+    Ok(Up { applied: versions().filter(|version| !before.contains_key(version)).collect(), partitions })
 }
 
 async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error> {
@@ -312,22 +266,14 @@ async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error>
     if let Some(&version) = before.keys().rev().find(|version| !known.contains(version)) {
         return Err(Error::SchemaNewer { version });
     }
-    let undone: Vec<i64> = before
-        .keys()
-        .rev()
-        .filter(|version| **version > to)
-        .copied()
-        .collect();
+    let undone: Vec<i64> = before.keys().rev().filter(|version| **version > to).copied().collect();
     if undone.is_empty() {
         return Ok(undone);
     }
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
     drop_functions(conn, Drop::All).await?;
     for version in &undone {
-        for migration in MIGRATIONS
-            .iter()
-            .filter(|m| m.version == *version && m.migration_type.is_down_migration())
-        {
+        for migration in MIGRATIONS.iter().filter(|m| m.version == *version && m.migration_type.is_down_migration()) {
             conn.revert(migration).await?;
         }
     }
@@ -381,41 +327,30 @@ async fn execute(conn: &mut PgConnection, text: &str) -> Result<(), sqlx::Error>
 
 /// The migrator keeps its lock when it fails; the connection may live on.
 async fn unlock<T>(conn: &mut PgConnection, result: Result<T, Error>) -> Result<T, Error> {
-    let unlocked = sqlx::query(include_str!("../sql/migrate/unlock.sql"))
-        .execute(conn)
-        .await;
+    let unlocked = sqlx::query(include_str!("../sql/migrate/unlock.sql")).execute(conn).await;
     let value = result?;
     unlocked?;
     Ok(value)
 }
 
 async fn server_version(conn: &mut PgConnection) -> Result<i32, Error> {
-    Ok(
-        sqlx::query_scalar(include_str!("../sql/migrate/server_version.sql"))
-            .fetch_one(conn)
-            .await?,
-    )
+    Ok(sqlx::query_scalar(include_str!("../sql/migrate/server_version.sql")).fetch_one(conn).await?)
 }
 
 async fn applied(conn: &mut PgConnection) -> Result<BTreeMap<i64, DateTime<Utc>>, Error> {
-    let has_history: bool = sqlx::query_scalar(include_str!("../sql/migrate/has_history.sql"))
-        .fetch_one(&mut *conn)
-        .await?;
+    let has_history: bool =
+        sqlx::query_scalar(include_str!("../sql/migrate/has_history.sql")).fetch_one(&mut *conn).await?;
     if !has_history {
         return Ok(BTreeMap::new());
     }
     let rows: Vec<(i64, DateTime<Utc>)> =
-        sqlx::query_as(include_str!("../sql/migrate/applied.sql"))
-            .fetch_all(conn)
-            .await?;
+        sqlx::query_as(include_str!("../sql/migrate/applied.sql")).fetch_all(conn).await?;
     Ok(rows.into_iter().collect())
 }
 
 async fn installed(conn: &mut PgConnection) -> Result<BTreeMap<String, String>, Error> {
-    let rows: Vec<(String, String)> = sqlx::query_as(include_str!("../sql/migrate/functions.sql"))
-        .bind(names())
-        .fetch_all(conn)
-        .await?;
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(include_str!("../sql/migrate/functions.sql")).bind(names()).fetch_all(conn).await?;
     Ok(rows.into_iter().collect())
 }
 
@@ -428,10 +363,7 @@ fn state_of(function: &Function, installed: &BTreeMap<String, String>) -> Functi
 }
 
 fn versions() -> impl Iterator<Item = i64> {
-    MIGRATIONS
-        .iter()
-        .filter(|migration| migration.migration_type.is_up_migration())
-        .map(|migration| migration.version)
+    MIGRATIONS.iter().filter(|migration| migration.migration_type.is_up_migration()).map(|migration| migration.version)
 }
 
 fn names() -> Vec<&'static str> {
@@ -459,23 +391,13 @@ mod tests {
     #[test]
     fn every_function_file_is_installed() {
         let mut files = Vec::new();
-        sql_files(
-            &Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"),
-            &mut files,
-        );
+        sql_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("sql"), &mut files);
         let on_disk: BTreeSet<String> = files
             .iter()
-            .filter(|path| {
-                std::fs::read_to_string(path)
-                    .unwrap()
-                    .contains("create or replace function")
-            })
+            .filter(|path| std::fs::read_to_string(path).unwrap().contains("create or replace function"))
             .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
             .collect();
-        let listed: BTreeSet<String> = FUNCTIONS
-            .iter()
-            .map(|function| function.name.to_owned())
-            .collect();
+        let listed: BTreeSet<String> = FUNCTIONS.iter().map(|function| function.name.to_owned()).collect();
         assert_eq!(on_disk, listed);
         assert_eq!(listed.len(), FUNCTIONS.len(), "two functions of one name");
     }
@@ -484,25 +406,10 @@ mod tests {
     fn a_function_file_holds_one_function_of_its_name() {
         for function in FUNCTIONS {
             let begins = format!("create or replace function longshore.{}(", function.name);
-            assert_eq!(
-                function.text.matches("create or replace function").count(),
-                1,
-                "{}",
-                function.name
-            );
+            assert_eq!(function.text.matches("create or replace function").count(), 1, "{}", function.name);
             assert!(function.text.contains(&begins), "{}", function.name);
-            assert!(
-                function
-                    .text
-                    .contains("set search_path = longshore, pg_temp"),
-                "{}",
-                function.name
-            );
-            assert!(
-                function.body().contains("begin"),
-                "{} has no body between dollar quotes",
-                function.name
-            );
+            assert!(function.text.contains("set search_path = longshore, pg_temp"), "{}", function.name);
+            assert!(function.body().contains("begin"), "{} has no body between dollar quotes", function.name);
         }
     }
 

@@ -28,9 +28,7 @@ impl Pacing {
 
     /// The next pause: at most the longest, never zero unless the shortest is.
     pub fn pause(&mut self) -> Duration {
-        self.backoff
-            .next_backoff()
-            .map_or(self.max, |pause| pause.min(self.max))
+        self.backoff.next_backoff().map_or(self.max, |pause| pause.min(self.max))
     }
 
     /// Start again from the shortest pause: something happened.
@@ -46,10 +44,7 @@ impl Pacing {
             .with_randomization_factor(0.2)
             .with_max_elapsed_time(None)
             .build();
-        Self {
-            backoff,
-            max: longest,
-        }
+        Self { backoff, max: longest }
     }
 }
 
@@ -61,17 +56,10 @@ mod tests {
     fn pauses_grow_to_the_longest_and_begin_again_after_a_reset() {
         let mut pacing = Pacing::reconnect();
         let first = pacing.pause();
-        assert!(
-            first >= Duration::from_millis(40) && first <= Duration::from_millis(61),
-            "{first:?}"
-        );
+        assert!(first >= Duration::from_millis(40) && first <= Duration::from_millis(61), "{first:?}");
         let later: Vec<Duration> = (0..40).map(|_| pacing.pause()).collect();
         assert!(later.iter().all(|pause| *pause <= Duration::from_secs(5)));
-        assert!(
-            later
-                .last()
-                .is_some_and(|pause| *pause >= Duration::from_secs(4))
-        );
+        assert!(later.last().is_some_and(|pause| *pause >= Duration::from_secs(4)));
         pacing.reset();
         assert!(pacing.pause() <= Duration::from_millis(61));
     }

@@ -27,9 +27,7 @@ pub enum Error {
     #[error("not valid JSON: {0}")]
     Invalid(#[from] serde_json::Error),
     /// Postgres' text cannot hold the character U+0000.
-    #[error(
-        "the character \\u0000 at byte {at} cannot be stored in Postgres: remove it or encode the text"
-    )]
+    #[error("the character \\u0000 at byte {at} cannot be stored in Postgres: remove it or encode the text")]
     NulCharacter {
         /// Byte offset of the escape in the JSON text.
         at: usize,
@@ -177,9 +175,7 @@ fn scan_string(text: &[u8], mut at: usize) -> Result<usize, Error> {
 
 /// The four hexadecimal digits at `at`; the JSON is valid, so they are there.
 fn hex(text: &[u8], at: usize) -> u32 {
-    text.iter().skip(at).take(4).fold(0, |sum, &digit| {
-        sum * 16 + char::from(digit).to_digit(16).unwrap_or_default()
-    })
+    text.iter().skip(at).take(4).fold(0, |sum, &digit| sum * 16 + char::from(digit).to_digit(16).unwrap_or_default())
 }
 
 /// Scans a number from its first byte; the position behind it.
@@ -200,16 +196,12 @@ fn scan_number(text: &[u8], start: usize) -> Result<usize, Error> {
         return Ok(at);
     }
     let too_large = || Error::NumberTooLarge { at: start };
-    let read = |from: usize| {
-        std::str::from_utf8(text.get(from..at).unwrap_or_default()).unwrap_or_default()
-    };
+    let read = |from: usize| std::str::from_utf8(text.get(from..at).unwrap_or_default()).unwrap_or_default();
     if at - start > MAX_NUMBER {
         return Err(too_large());
     }
     if let Some(exponent) = exponent {
-        let digits = read(exponent)
-            .trim_start_matches(['+', '-'])
-            .trim_start_matches('0');
+        let digits = read(exponent).trim_start_matches(['+', '-']).trim_start_matches('0');
         if digits.len() > 4 || digits.parse::<u32>().unwrap_or(0) > MAX_EXPONENT {
             return Err(too_large());
         }
@@ -246,12 +238,7 @@ mod tests {
         let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(refusal(&deep(MAX_DEPTH + 1)).contains("nested more than"));
         assert!(refusal(&deep(100_000)).contains("nested more than"));
-        assert!(
-            Payload::from_text(&deep(MAX_DEPTH))
-                .unwrap()
-                .value()
-                .is_array()
-        );
+        assert!(Payload::from_text(&deep(MAX_DEPTH)).unwrap().value().is_array());
         assert!(refusal("{'a': 1}").contains("not valid JSON"));
         assert!(refusal("1 2").contains("not valid JSON"));
     }
@@ -274,24 +261,15 @@ mod tests {
 
     #[test]
     fn a_rust_value_is_checked_too() {
-        assert_eq!(
-            Payload::of(&json!({"ok": true})).unwrap().as_str(),
-            r#"{"ok":true}"#
-        );
-        assert!(matches!(
-            Payload::of("a\0b"),
-            Err(Error::NulCharacter { at: 2 })
-        ));
+        assert_eq!(Payload::of(&json!({"ok": true})).unwrap().as_str(), r#"{"ok":true}"#);
+        assert!(matches!(Payload::of("a\0b"), Err(Error::NulCharacter { at: 2 })));
         let mut deep = json!(1);
         for _ in 0..200 {
             deep = json!([deep]);
         }
         assert!(matches!(Payload::of(&deep), Err(Error::TooDeep { .. })));
         let raw = serde_json::value::RawValue::from_string("1e999999".into()).unwrap();
-        assert!(matches!(
-            Payload::of(&raw),
-            Err(Error::NumberTooLarge { .. })
-        ));
+        assert!(matches!(Payload::of(&raw), Err(Error::NumberTooLarge { .. })));
         assert_eq!(Payload::of(&f64::NAN).unwrap(), Payload::null());
         assert!(Payload::null().is_null() && !Payload::of("null").unwrap().is_null());
     }
@@ -321,9 +299,7 @@ mod tests {
         match value {
             Value::String(text) => text.contains('\0'),
             Value::Array(items) => items.iter().any(holds_nul),
-            Value::Object(map) => map
-                .iter()
-                .any(|(key, item)| key.contains('\0') || holds_nul(item)),
+            Value::Object(map) => map.iter().any(|(key, item)| key.contains('\0') || holds_nul(item)),
             _ => false,
         }
     }

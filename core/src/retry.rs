@@ -70,26 +70,14 @@ impl RetryPolicy {
             ));
         }
         if !(1.0..=1_000.0).contains(&self.factor) {
-            wrong.push((
-                "factor",
-                format!("{} is out of range", self.factor),
-                "use 1 to 1000",
-            ));
+            wrong.push(("factor", format!("{} is out of range", self.factor), "use 1 to 1000"));
         }
         if !(0.0..=1.0).contains(&self.jitter) {
-            wrong.push((
-                "jitter",
-                format!("{} is out of range", self.jitter),
-                "use 0 to 1",
-            ));
+            wrong.push(("jitter", format!("{} is out of range", self.jitter), "use 0 to 1"));
         }
         if self.max < self.initial {
             let (max, initial) = (duration::format(self.max), duration::format(self.initial));
-            wrong.push((
-                "max",
-                format!("{max} is shorter than `initial`, {initial}"),
-                "use at least `initial`",
-            ));
+            wrong.push(("max", format!("{max} is shorter than `initial`, {initial}"), "use at least `initial`"));
         }
         if self.retry_on.as_ref().is_some_and(Vec::is_empty) {
             wrong.push((
@@ -121,10 +109,7 @@ impl RetryPolicy {
         if hopeless || failed_before.saturating_add(1) >= self.max_attempts || !self.covers(error) {
             return Retry::GiveUp;
         }
-        let pause = retry_after.map_or_else(
-            || self.pause(failed_before, random),
-            |asked| asked.min(duration::MAX),
-        );
+        let pause = retry_after.map_or_else(|| self.pause(failed_before, random), |asked| asked.min(duration::MAX));
         match (self.total, since_first) {
             (Some(total), Some(since)) if since.saturating_add(pause) > total => Retry::GiveUp,
             _ => Retry::After(pause),
@@ -132,10 +117,9 @@ impl RetryPolicy {
     }
 
     fn covers(&self, error: &StepError) -> bool {
-        self.retry_on.as_ref().is_none_or(|list| {
-            list.iter()
-                .any(|word| *word == error.name || word == error.kind.as_str())
-        })
+        self.retry_on
+            .as_ref()
+            .is_none_or(|list| list.iter().any(|word| *word == error.name || word == error.kind.as_str()))
     }
 
     /// The pause after failure number `failed_before + 1`, spread by the jitter.
@@ -144,9 +128,7 @@ impl RetryPolicy {
         let grown = self.initial.as_secs_f64() * self.factor.powi(exponent);
         let spread = 1.0 + self.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0);
         let seconds = grown.min(self.max.as_secs_f64()) * spread;
-        Duration::try_from_secs_f64(seconds)
-            .unwrap_or(self.max)
-            .min(duration::MAX)
+        Duration::try_from_secs_f64(seconds).unwrap_or(self.max).min(duration::MAX)
     }
 }
 
@@ -165,39 +147,25 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let policy = RetryPolicy {
-            max_attempts: 100,
-            ..RetryPolicy::default()
-        };
+        let policy = RetryPolicy { max_attempts: 100, ..RetryPolicy::default() };
         let error = StepError::retryable("x", "y");
-        let pauses: Vec<_> = (0..8)
-            .map(|n| policy.next(n, &error, NONE, NONE, 0.5))
-            .collect();
+        let pauses: Vec<_> = (0..8).map(|n| policy.next(n, &error, NONE, NONE, 0.5)).collect();
         let expected = [1, 2, 4, 8, 16, 32, 60, 60].map(|n| Retry::After(secs(n)));
         assert_eq!(pauses, expected);
-        assert_eq!(
-            policy.next(98, &error, NONE, NONE, 0.5),
-            Retry::After(secs(60))
-        );
+        assert_eq!(policy.next(98, &error, NONE, NONE, 0.5), Retry::After(secs(60)));
     }
 
     #[test]
     fn the_third_failure_of_three_gives_up() {
         let policy = RetryPolicy::default();
         let error = StepError::retryable("x", "y");
-        assert!(matches!(
-            policy.next(1, &error, NONE, NONE, 0.5),
-            Retry::After(_)
-        ));
+        assert!(matches!(policy.next(1, &error, NONE, NONE, 0.5), Retry::After(_)));
         assert_eq!(policy.next(2, &error, NONE, NONE, 0.5), Retry::GiveUp);
     }
 
     #[test]
     fn permanent_canceled_and_unlisted_errors_give_up() {
-        let policy = RetryPolicy {
-            retry_on: Some(vec!["busy".into(), "timeout".into()]),
-            ..RetryPolicy::default()
-        };
+        let policy = RetryPolicy { retry_on: Some(vec!["busy".into(), "timeout".into()]), ..RetryPolicy::default() };
         let after = |error: StepError| policy.next(0, &error, NONE, NONE, 0.5) != Retry::GiveUp;
         assert!(after(StepError::retryable("busy", "")));
         assert!(after(StepError::new("slow", ErrorKind::Timeout, "")));
@@ -208,19 +176,10 @@ mod tests {
 
     #[test]
     fn a_handler_may_ask_for_a_pause_within_the_total() {
-        let policy = RetryPolicy {
-            total: Some(secs(100)),
-            ..RetryPolicy::default()
-        };
+        let policy = RetryPolicy { total: Some(secs(100)), ..RetryPolicy::default() };
         let error = StepError::retryable("x", "y");
-        assert_eq!(
-            policy.next(0, &error, Some(secs(30)), Some(secs(70)), 0.9),
-            Retry::After(secs(30))
-        );
-        assert_eq!(
-            policy.next(0, &error, Some(secs(31)), Some(secs(70)), 0.9),
-            Retry::GiveUp
-        );
+        assert_eq!(policy.next(0, &error, Some(secs(30)), Some(secs(70)), 0.9), Retry::After(secs(30)));
+        assert_eq!(policy.next(0, &error, Some(secs(31)), Some(secs(70)), 0.9), Retry::GiveUp);
     }
 
     #[test]
@@ -233,15 +192,8 @@ mod tests {
             retry_on: Some(vec![]),
             ..RetryPolicy::default()
         };
-        let fields: Vec<_> = policy
-            .validate()
-            .into_iter()
-            .map(|(field, ..)| field)
-            .collect();
-        assert_eq!(
-            fields,
-            ["max_attempts", "factor", "jitter", "max", "retry_on"]
-        );
+        let fields: Vec<_> = policy.validate().into_iter().map(|(field, ..)| field).collect();
+        assert_eq!(fields, ["max_attempts", "factor", "jitter", "max", "retry_on"]);
         assert!(RetryPolicy::default().validate().is_empty());
     }
 

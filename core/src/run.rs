@@ -25,7 +25,7 @@ pub const MAX_KEY: usize = 512;
 /// The largest input in bytes of JSON text, unless the database says otherwise (`longshore.max_payload_bytes`).
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
 
-/// The smallest priority that does not exist: 0 to 3 do, 0 is first.
+/// How many priorities there are: 0, which is first, to 3.
 pub const PRIORITIES: i16 = 4;
 
 /// One round trip carries at most so many starts and so many bytes of input.
@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// The input cannot be stored.
     #[error("the input cannot be stored: {0}")]
-    PayloadInvalid(#[from] payload::Error),
+    PayloadInvalid(#[source] Arc<payload::Error>),
     /// The input does not satisfy the workflow's schema.
     #[error("the input does not satisfy the schema of workflow {workflow:?}: {problems}")]
     InputInvalid {
@@ -83,9 +83,7 @@ pub enum Error {
         priority: i64,
     },
     /// A key is 1 to [`MAX_KEY`] characters and has no U+0000.
-    #[error(
-        "a key has 1 to {MAX_KEY} characters and none of them is U+0000, this one has {length} characters"
-    )]
+    #[error("a key has 1 to {MAX_KEY} characters and none of them is U+0000, this one has {length} characters")]
     InvalidKey {
         /// Its length in characters.
         length: u64,
@@ -103,6 +101,18 @@ pub enum Error {
     /// The output is no such type.
     #[error("the output cannot be read: {0}")]
     OutputUnreadable(#[source] serde_json::Error),
+    /// There is no such run: it was never started, its start is not committed yet, or it was pruned.
+    #[error("there is no run {run_id}: it is not committed, or it was pruned")]
+    NotFound {
+        /// The id asked for.
+        run_id: Uuid,
+    },
+    /// The run had not ended when the time to wait was over. It goes on.
+    #[error("run {run_id} did not end within the time to wait; it goes on")]
+    TimedOut {
+        /// The run.
+        run_id: Uuid,
+    },
     /// The database has no schema, or an older one.
     #[error("the longshore schema is missing or too old: run `longshore migrate up`")]
     SchemaMissing,
@@ -131,14 +141,7 @@ pub struct Start {
 impl Start {
     /// The latest version, at once, with the default priority and no key.
     pub fn new(workflow: &str, input: Payload) -> Self {
-        Self {
-            workflow: workflow.to_owned(),
-            input,
-            key: None,
-            run_at: None,
-            priority: None,
-            version: None,
-        }
+        Self { workflow: workflow.to_owned(), input, key: None, run_at: None, priority: None, version: None }
     }
 }
 
@@ -228,19 +231,14 @@ pub async fn start(conn: &mut PgConnection, starts: &[Start]) -> Result<Vec<Star
 
 /// Cancels a run that has not ended. Send it in autocommit, not in a longer transaction: it locks the run's row,
 /// and the lane that ends the run would wait for it. Safe to repeat.
-pub async fn cancel<'c>(
-    conn: impl PgExecutor<'c>,
-    run_id: Uuid,
-    reason: &str,
-) -> Result<Canceled, Error> {
+pub async fn cancel<'c>(conn: impl PgExecutor<'c>, run_id: Uuid, reason: &str) -> Result<Canceled, Error> {
     let error = StepError::new(error::CANCELED, ErrorKind::Canceled, reason).to_payload();
-    let (found, changed, state): (bool, bool, Option<i16>) =
-        sqlx::query_as(include_str!("../sql/run/cancel.sql"))
-            .bind(SHARD)
-            .bind(run_id)
-            .bind(error.as_str())
-            .fetch_one(conn)
-            .await?;
+    let (found, changed, state): (bool, bool, Option<i16>) = sqlx::query_as(include_str!("../sql/run/cancel.sql"))
+        .bind(SHARD)
+        .bind(run_id)
+        .bind(error.as_str())
+        .fetch_one(conn)
+        .await?;
     Ok(match (found, changed, state) {
         (true, true, _) => Canceled::Canceled,
         (true, false, Some(state)) => Canceled::AlreadyEnded(state_of(state, false)?),
@@ -250,12 +248,22 @@ pub async fn cancel<'c>(
 
 /// The run as it stands; none if there is no such run, or it was pruned.
 pub async fn get<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<Option<Run>, Error> {
-    let row: Option<RunRow> = sqlx::query_as(include_str!("../sql/run/get.sql"))
-        .bind(SHARD)
-        .bind(run_id)
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<RunRow> =
+        sqlx::query_as(include_str!("../sql/run/get.sql")).bind(SHARD).bind(run_id).fetch_optional(conn).await?;
     row.map(RunRow::into_run).transpose()
+}
+
+/// Where a run stands, without its payloads; a live run reads as running. None as for [`get`].
+pub async fn state<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<Option<RunState>, Error> {
+    let code: Option<i16> =
+        sqlx::query_scalar(include_str!("../sql/run/state.sql")).bind(SHARD).bind(run_id).fetch_optional(conn).await?;
+    code.map(|code| state_of(code, false)).transpose()
+}
+
+/// The largest input this session may start a run with, in bytes of JSON text.
+pub async fn max_payload<'c>(conn: impl PgExecutor<'c>) -> Result<u64, Error> {
+    let limit: i64 = sqlx::query_scalar(include_str!("../sql/run/max_payload.sql")).fetch_one(conn).await?;
+    Ok(limit.unsigned_abs())
 }
 
 #[derive(sqlx::FromRow)]
@@ -285,9 +293,7 @@ impl RunRow {
             state: state_of(self.state, self.queued)?,
             input: stored(self.input),
             output: self.output.map(stored),
-            error: self
-                .error
-                .map(|error| StepError::from_payload(&stored(error))),
+            error: self.error.map(|error| StepError::from_payload(&stored(error))),
             key: self.key,
             priority: self.priority,
             created_at: self.created_at,
@@ -299,38 +305,15 @@ impl RunRow {
 
 async fn start_chunk(conn: &mut PgConnection, starts: &[Start]) -> Result<Vec<Started>, Error> {
     let rows: Vec<(Uuid, bool)> = sqlx::query_as(include_str!("../sql/run/start.sql"))
-        .bind(
-            starts
-                .iter()
-                .map(|start| start.workflow.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            starts
-                .iter()
-                .map(|start| start.input.as_str())
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            starts
-                .iter()
-                .map(|start| start.key.as_deref())
-                .collect::<Vec<_>>(),
-        )
+        .bind(starts.iter().map(|start| start.workflow.as_str()).collect::<Vec<_>>())
+        .bind(starts.iter().map(|start| start.input.as_str()).collect::<Vec<_>>())
+        .bind(starts.iter().map(|start| start.key.as_deref()).collect::<Vec<_>>())
         .bind(starts.iter().map(|start| start.run_at).collect::<Vec<_>>())
-        .bind(
-            starts
-                .iter()
-                .map(|start| start.priority)
-                .collect::<Vec<_>>(),
-        )
+        .bind(starts.iter().map(|start| start.priority).collect::<Vec<_>>())
         .bind(starts.iter().map(|start| start.version).collect::<Vec<_>>())
         .fetch_all(conn)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(run_id, created)| Started { run_id, created })
-        .collect())
+    Ok(rows.into_iter().map(|(run_id, created)| Started { run_id, created }).collect())
 }
 
 fn chunks(starts: &[Start]) -> Vec<&[Start]> {
@@ -364,27 +347,12 @@ impl From<sqlx::Error> for Error {
         let count = |name: &str| detail[name].as_u64().unwrap_or_default();
         let number = |name: &str| detail[name].as_i64().unwrap_or_default();
         match code {
-            "LS001" => Self::UnknownWorkflow {
-                workflow: text("workflow"),
-            },
-            "LS002" => Self::UnknownVersion {
-                workflow: text("workflow"),
-                version: number("version"),
-            },
-            "LS003" => Self::PayloadTooLarge {
-                bytes: count("bytes"),
-                limit: count("limit"),
-            },
-            "LS004" => Self::InvalidPriority {
-                priority: number("priority"),
-            },
-            "LS005" => Self::KeyConflict {
-                key: text("key"),
-                run_id: text("run_id").parse().unwrap_or_default(),
-            },
-            "LS006" => Self::InvalidKey {
-                length: count("length"),
-            },
+            "LS001" => Self::UnknownWorkflow { workflow: text("workflow") },
+            "LS002" => Self::UnknownVersion { workflow: text("workflow"), version: number("version") },
+            "LS003" => Self::PayloadTooLarge { bytes: count("bytes"), limit: count("limit") },
+            "LS004" => Self::InvalidPriority { priority: number("priority") },
+            "LS005" => Self::KeyConflict { key: text("key"), run_id: text("run_id").parse().unwrap_or_default() },
+            "LS006" => Self::InvalidKey { length: count("length") },
             "3F000" | "42883" | "42P01" => Self::SchemaMissing,
             _ => Self::Database(error),
         }
@@ -415,12 +383,7 @@ mod tests {
 
     #[test]
     fn a_thousand_starts_are_one_statement() {
-        let sizes = |starts: &[Start]| {
-            chunks(starts)
-                .iter()
-                .map(|chunk| chunk.len())
-                .collect::<Vec<_>>()
-        };
+        let sizes = |starts: &[Start]| chunks(starts).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&starts(1000, 10)), [1000]);
         assert_eq!(sizes(&starts(1001, 10)), [1000, 1]);
         assert_eq!(sizes(&starts(2500, 10)), [1000, 1000, 500]);
@@ -429,12 +392,7 @@ mod tests {
 
     #[test]
     fn a_statement_has_at_most_16_mib_of_input_or_one_start() {
-        let sizes = |starts: &[Start]| {
-            chunks(starts)
-                .iter()
-                .map(|chunk| chunk.len())
-                .collect::<Vec<_>>()
-        };
+        let sizes = |starts: &[Start]| chunks(starts).iter().map(|chunk| chunk.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&starts(40, 1024 * 1024)), [16, 16, 8]);
         assert_eq!(sizes(&starts(2, 20 * 1024 * 1024)), [1, 1]);
     }
@@ -457,17 +415,11 @@ mod tests {
             finished_at: Some(now),
         };
         assert_eq!(run.output::<Vec<i32>>().unwrap(), [1, 2]);
-        assert!(matches!(
-            run.output::<String>(),
-            Err(Error::OutputUnreadable(_))
-        ));
+        assert!(matches!(run.output::<String>(), Err(Error::OutputUnreadable(_))));
         run.output = None;
         run.state = RunState::Failed;
         run.error = Some(StepError::permanent("card_declined", "no funds"));
         let error = run.output::<String>().unwrap_err().to_string();
-        assert!(
-            error.ends_with("is failed: card_declined: no funds"),
-            "{error}"
-        );
+        assert!(error.ends_with("is failed: card_declined: no funds"), "{error}");
     }
 }

@@ -120,9 +120,7 @@ impl fmt::Display for RunEvent {
             Self::StepClaimed => "have a step claimed",
             Self::SinksResolved => "complete",
             Self::StepGaveUp => "fail",
-            Self::TerminatedCompleted | Self::TerminatedFailed | Self::TerminatedCanceled => {
-                "be terminated"
-            }
+            Self::TerminatedCompleted | Self::TerminatedFailed | Self::TerminatedCanceled => "be terminated",
             Self::Pause => "be paused",
             Self::Resume => "be resumed",
             Self::Cancel => "be canceled",
@@ -139,15 +137,9 @@ impl RunState {
             (S::Queued | S::Running, E::StepClaimed) => Ok(S::Running),
             (S::Queued | S::Running, E::Pause) => Ok(S::Paused),
             (S::Paused, E::Resume) => Ok(S::Running),
-            (S::Queued | S::Running | S::Paused, E::SinksResolved | E::TerminatedCompleted) => {
-                Ok(S::Completed)
-            }
-            (S::Queued | S::Running | S::Paused, E::StepGaveUp | E::TerminatedFailed) => {
-                Ok(S::Failed)
-            }
-            (S::Queued | S::Running | S::Paused, E::Cancel | E::TerminatedCanceled) => {
-                Ok(S::Canceled)
-            }
+            (S::Queued | S::Running | S::Paused, E::SinksResolved | E::TerminatedCompleted) => Ok(S::Completed),
+            (S::Queued | S::Running | S::Paused, E::StepGaveUp | E::TerminatedFailed) => Ok(S::Failed),
+            (S::Queued | S::Running | S::Paused, E::Cancel | E::TerminatedCanceled) => Ok(S::Canceled),
             (state, event) => Err(IllegalEvent { state, event }),
         }
     }
@@ -177,10 +169,7 @@ impl RunState {
             3 => Ok(Self::Completed),
             4 => Ok(Self::Failed),
             5 => Ok(Self::Canceled),
-            _ => Err(UnknownCode {
-                code,
-                what: "run state",
-            }),
+            _ => Err(UnknownCode { code, what: "run state" }),
         }
     }
 }
@@ -257,10 +246,7 @@ impl Outcome {
             4 => Ok(Self::Canceled),
             5 => Ok(Self::Skipped),
             6 => Ok(Self::Released),
-            _ => Err(UnknownCode {
-                code,
-                what: "outcome",
-            }),
+            _ => Err(UnknownCode { code, what: "outcome" }),
         }
     }
 }

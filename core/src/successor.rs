@@ -102,11 +102,7 @@ fn spread(
     values: &Values,
     next: &mut Consequences,
 ) -> Result<(), StepError> {
-    let edges = || {
-        node.outgoing
-            .iter()
-            .filter_map(|&edge| graph.edges().get(edge))
-    };
+    let edges = || node.outgoing.iter().filter_map(|&edge| graph.edges().get(edge));
     match ending {
         Ending::Completed(_) if node.plain => {
             for edge in edges() {
@@ -129,14 +125,9 @@ fn spread(
             for (edge, token) in edges().zip(decided) {
                 match token {
                     Token::Taken => next.take(graph, edge.to),
-                    Token::NotOn => {
-                        next.leave(graph, edge, &mut skipped, || format!("on {}", edge.on))
-                    }
+                    Token::NotOn => next.leave(graph, edge, &mut skipped, || format!("on {}", edge.on)),
                     Token::NotWhen => next.leave(graph, edge, &mut skipped, || {
-                        format!(
-                            "when `{}` is not true",
-                            shorten(edge.when().unwrap_or_default())
-                        )
+                        format!("when `{}` is not true", shorten(edge.when().unwrap_or_default()))
                     }),
                 }
             }
@@ -159,12 +150,7 @@ enum Token {
 }
 
 /// The token of each outgoing edge.
-fn decide(
-    graph: &Graph,
-    node: &Node,
-    ending: Ending<'_>,
-    values: &Values,
-) -> Result<Vec<Token>, StepError> {
+fn decide(graph: &Graph, node: &Node, ending: Ending<'_>, values: &Values) -> Result<Vec<Token>, StepError> {
     let completed = matches!(ending, Ending::Completed(_));
     let result = match ending {
         Ending::Completed(output) => NodeResult::Completed(output.clone()),
@@ -175,17 +161,10 @@ fn decide(
         NodeResult::Failed(error) => Some(error),
         NodeResult::Completed(_) => None,
     };
-    let extra = crate::graph::Extra {
-        own: Some((node.number, &result)),
-        error,
-        input: None,
-    };
+    let extra = crate::graph::Extra { own: Some((node.number, &result)), error, input: None };
     let find = |reference: &Reference| graph.find(reference, values, extra);
     let scope = Scope::new(&find);
-    let edges = node
-        .outgoing
-        .iter()
-        .filter_map(|&edge| graph.edges().get(edge));
+    let edges = node.outgoing.iter().filter_map(|&edge| graph.edges().get(edge));
     edges
         .map(|edge| {
             let chosen = match edge.on {
@@ -223,36 +202,21 @@ impl Consequences {
     }
 
     /// A token that was not taken reaches a node; one that is skipped by it is added to `skipped`.
-    fn leave(
-        &mut self,
-        graph: &Graph,
-        edge: &Edge,
-        skipped: &mut Vec<NodeNumber>,
-        why: impl FnOnce() -> String,
-    ) {
+    fn leave(&mut self, graph: &Graph, edge: &Edge, skipped: &mut Vec<NodeNumber>, why: impl FnOnce() -> String) {
         if graph.join(edge.to).is_some() {
             self.add(edge.to, false, 1);
             return;
         }
         let reason = format!("edge {} not taken: {}", name(graph, edge), why());
-        self.skips.push(Skip {
-            node: edge.to,
-            reason,
-        });
+        self.skips.push(Skip { node: edge.to, reason });
         skipped.push(edge.to);
     }
 
     /// Spreads the skipping of these nodes up to the next joins and sinks.
     fn spread_skips(&mut self, graph: &Graph, mut skipped: Vec<NodeNumber>) {
         while let Some(node) = skipped.pop().and_then(|number| graph.node(number)) {
-            for edge in node
-                .outgoing
-                .iter()
-                .filter_map(|&edge| graph.edges().get(edge))
-            {
-                self.leave(graph, edge, &mut skipped, || {
-                    format!("{} was skipped", node.id)
-                });
+            for edge in node.outgoing.iter().filter_map(|&edge| graph.edges().get(edge)) {
+                self.leave(graph, edge, &mut skipped, || format!("{} was skipped", node.id));
             }
             if node.outgoing.is_empty() {
                 self.resolve_sink(graph, false);
@@ -270,11 +234,7 @@ impl Consequences {
 
     fn add(&mut self, node: NodeNumber, taken: bool, count: i32) {
         if count > 0 {
-            self.arrivals.push(Arrival {
-                node,
-                resolved: count,
-                taken: if taken { count } else { 0 },
-            });
+            self.arrivals.push(Arrival { node, resolved: count, taken: if taken { count } else { 0 } });
         }
     }
 
@@ -299,11 +259,7 @@ fn name(graph: &Graph, edge: &Edge) -> String {
 
 /// A condition in a reason, cut to a bearable length.
 fn shorten(text: &str) -> String {
-    if text.chars().count() <= 200 {
-        text.to_owned()
-    } else {
-        text.chars().take(199).chain("…".chars()).collect()
-    }
+    if text.chars().count() <= 200 { text.to_owned() } else { text.chars().take(199).chain("…".chars()).collect() }
 }
 
 #[cfg(test)]

@@ -1,1 +1,9 @@
-//! Skeleton.
+//! What the tests of Longshore share: a database of its own for each test, a fleet of in-process workers, and SQL that asks Postgres directly
+//! and shares no code with the engine. `ops/test` starts a private cluster and hands its URL over in `LONGSHORE_TEST_DATABASE_URL`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+
+pub mod database;
+pub mod fleet;
+
+pub use database::TestDatabase;
+pub use fleet::TestFleet;

@@ -18,7 +18,7 @@
 -- s_*        step jobs that are ready for anyone
 -- b_*        steps that get a private baton of their own
 -- q_*, p_limit   what to claim: queue, priority, low-water mark, limit, in order; p_limit in all
--- h_*        what the lane goes on holding
+-- h_*        what the lane goes on holding; where h_claimed is shorter, the rest are successors it keeps from now() on
 --
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready); 'c' for each step the lane holds anew (claimed or a join that fired:
 -- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here or seen (seq = its id).
@@ -189,7 +189,8 @@ begin
     if cardinality(h_run) + cardinality(n_run) > 0 then
         insert into lanes (shard, lane_id, cycle, expires_at, run_ids, frames, nodes, kinds, attempts, claimed_at)
         values (p_shard, p_lane, p_cycle + 1, now() + p_lease, h_run || n_run, h_frame || n_frame, h_node || n_node, h_kind || n_kind,
-            h_attempt || n_attempt, h_claimed || array_fill(v_claimed, array[cardinality(n_run)]));
+            h_attempt || n_attempt,
+            h_claimed || array_fill(now(), array[cardinality(h_run) - cardinality(h_claimed)]) || array_fill(v_claimed, array[cardinality(n_run)]));
         if p_worker is not null then
             insert into worker_lanes (shard, lane_id, worker_id) values (p_shard, p_lane, p_worker) on conflict (shard, lane_id) do nothing;
         end if;

@@ -26,52 +26,30 @@ impl References {
     pub(super) fn add(&mut self, path: &str, place: Place, references: &[Reference]) {
         // What every place may read needs no check.
         let of_interest = references.iter().filter(|reference| {
-            matches!(
-                reference,
-                Reference::Output(_) | Reference::Failure(_) | Reference::Error | Reference::Input
-            )
+            matches!(reference, Reference::Output(_) | Reference::Failure(_) | Reference::Error | Reference::Input)
         });
-        self.0
-            .extend(of_interest.map(|reference| (path.to_owned(), place, reference.clone())));
+        self.0.extend(of_interest.map(|reference| (path.to_owned(), place, reference.clone())));
     }
 
-    pub(super) fn check(
-        self,
-        definition: &Definition,
-        shape: &Shape<'_>,
-        problems: &mut Vec<Problem>,
-    ) {
+    pub(super) fn check(self, definition: &Definition, shape: &Shape<'_>, problems: &mut Vec<Problem>) {
         let mut ancestors = None;
         for (path, place, reference) in self.0 {
             let wrong = match &reference {
                 Reference::Input => match place {
                     Place::Own(_) => None,
-                    _ => Some((
-                        "`input` is not known here".to_owned(),
-                        "use run.input or nodes.<id>.output".to_owned(),
-                    )),
+                    _ => {
+                        Some(("`input` is not known here".to_owned(), "use run.input or nodes.<id>.output".to_owned()))
+                    }
                 },
                 Reference::Error => check_error(place, shape),
-                Reference::Output(id) | Reference::Failure(id) => {
-                    match shape.numbers.get(id.as_str()) {
-                        None => {
-                            let message = format!(
-                                "`{}` refers to a node that does not exist",
-                                short(&reference.to_string())
-                            );
-                            Some((message, "name a node of this definition".to_owned()))
-                        }
-                        Some(&node) => check_node(
-                            &reference,
-                            id,
-                            node,
-                            place,
-                            definition,
-                            shape,
-                            &mut ancestors,
-                        ),
+                Reference::Output(id) | Reference::Failure(id) => match shape.numbers.get(id.as_str()) {
+                    None => {
+                        let message =
+                            format!("`{}` refers to a node that does not exist", short(&reference.to_string()));
+                        Some((message, "name a node of this definition".to_owned()))
                     }
-                }
+                    Some(&node) => check_node(&reference, id, node, place, definition, shape, &mut ancestors),
+                },
                 _ => None,
             };
             if let Some((message, fix)) = wrong {
@@ -88,14 +66,8 @@ fn check_error(place: Place, shape: &Shape<'_>) -> Option<(String, String)> {
         Place::Output => Some(("`error` is not known here".to_owned(), fix.to_owned())),
         Place::Input(node) | Place::Own(node) => match shape.predecessors(node).len() {
             1 => None,
-            0 => Some((
-                "`error` has no meaning in an entry node".to_owned(),
-                "remove it".to_owned(),
-            )),
-            many => Some((
-                format!("`error` is not clear here: the node has {many} predecessors"),
-                fix.to_owned(),
-            )),
+            0 => Some(("`error` has no meaning in an entry node".to_owned(), "remove it".to_owned())),
+            many => Some((format!("`error` is not clear here: the node has {many} predecessors"), fix.to_owned())),
         },
     }
 }
@@ -119,22 +91,13 @@ fn check_node(
     }
     // A node of a cycle or behind one has no certain ancestors; the cycle is noted already.
     let known = shape.predecessors(at).contains(&node)
-        || ancestors
-            .get_or_insert_with(|| Ancestors::of(shape, definition.nodes.len()))
-            .has(at, node);
+        || ancestors.get_or_insert_with(|| Ancestors::of(shape, definition.nodes.len())).has(at, node);
     if known {
         return None;
     }
     let here = definition.nodes.get(at).map_or("", |node| &node.id);
-    let message = format!(
-        "`{reference}` cannot be known: `{}` does not run before `{}`",
-        short(id),
-        short(here)
-    );
-    Some((
-        message,
-        "refer to a node from which edges lead here, or add such edges".to_owned(),
-    ))
+    let message = format!("`{reference}` cannot be known: `{}` does not run before `{}`", short(id), short(here));
+    Some((message, "refer to a node from which edges lead here, or add such edges".to_owned()))
 }
 
 /// Which nodes come before which: one bit for each pair.
@@ -148,11 +111,7 @@ struct Ancestors {
 impl Ancestors {
     fn of(shape: &Shape<'_>, count: usize) -> Self {
         let words = count.div_ceil(64);
-        let mut this = Self {
-            words,
-            bits: vec![0; words * count],
-            unknown: vec![true; count],
-        };
+        let mut this = Self { words, bits: vec![0; words * count], unknown: vec![true; count] };
         for &node in &shape.order {
             if let Some(unknown) = this.unknown.get_mut(node) {
                 *unknown = false;
@@ -173,11 +132,7 @@ impl Ancestors {
     }
 
     fn has(&self, node: usize, ancestor: usize) -> bool {
-        let bits = self
-            .bits
-            .get(node * self.words + ancestor / 64)
-            .copied()
-            .unwrap_or(0);
+        let bits = self.bits.get(node * self.words + ancestor / 64).copied().unwrap_or(0);
         bits >> (ancestor % 64) & 1 == 1 || self.unknown.get(node) == Some(&true)
     }
 }

@@ -39,9 +39,7 @@ impl<'d> Shape<'d> {
     /// Distinct predecessors of a node, in definition order.
     pub(crate) fn predecessors(&self, node: usize) -> Vec<usize> {
         let edges = self.incoming.get(node).into_iter().flatten();
-        let mut found: Vec<_> = edges
-            .filter_map(|&edge| self.ends(edge).map(|(from, _)| from))
-            .collect();
+        let mut found: Vec<_> = edges.filter_map(|&edge| self.ends(edge).map(|(from, _)| from)).collect();
         found.sort_unstable();
         found.dedup();
         found
@@ -58,11 +56,7 @@ impl<'d> Shape<'d> {
                 continue; // Noted when it was read; an edge to it is dangling.
             }
             if !is_id(&node.id) {
-                problems.push(Problem::new(
-                    path.as_str(),
-                    format!("`{}` is no id", short(&node.id)),
-                    super::ID_FIX,
-                ));
+                problems.push(Problem::new(path.as_str(), format!("`{}` is no id", short(&node.id)), super::ID_FIX));
             }
             if let Some(first) = self.numbers.get(node.id.as_str()) {
                 let message = format!("nodes[{first}] has the id `{}` already", short(&node.id));
@@ -81,11 +75,7 @@ impl<'d> Shape<'d> {
                 let number = self.numbers.get(id).copied();
                 if number.is_none() {
                     let message = format!("there is no node `{}`", short(id));
-                    problems.push(Problem::new(
-                        format!("{path}.{field}"),
-                        message,
-                        "name a node of this definition",
-                    ));
+                    problems.push(Problem::new(format!("{path}.{field}"), message, "name a node of this definition"));
                 }
                 number
             };
@@ -94,11 +84,7 @@ impl<'d> Shape<'d> {
             let Some((from, to)) = ends else { continue };
             if let Some(first) = seen.insert((from, to, edge.on, edge.when.as_deref()), place) {
                 let message = format!("it is the same as edges[{first}]");
-                problems.push(Problem::new(
-                    path.as_str(),
-                    message,
-                    "remove it, or give it another `on` or `when`",
-                ));
+                problems.push(Problem::new(path.as_str(), message, "remove it, or give it another `on` or `when`"));
             }
             match definition.nodes.get(from).map(|node| &node.kind) {
                 Some(NodeType::Terminate { .. }) => {
@@ -106,13 +92,8 @@ impl<'d> Shape<'d> {
                     problems.push(Problem::new(path.as_str(), message, "remove the edge"));
                 }
                 Some(NodeType::Fail { .. }) if edge.on == On::Success => {
-                    let message =
-                        format!("it is never taken: `{}` always fails", short(&edge.from));
-                    problems.push(Problem::new(
-                        path.as_str(),
-                        message,
-                        "use \"on\": \"failure\", or remove the edge",
-                    ));
+                    let message = format!("it is never taken: `{}` always fails", short(&edge.from));
+                    problems.push(Problem::new(path.as_str(), message, "use \"on\": \"failure\", or remove the edge"));
                 }
                 _ => {}
             }
@@ -130,11 +111,8 @@ impl<'d> Shape<'d> {
             if let JoinRule::Count(count) = node.join
                 && usize::try_from(count).is_ok_and(|count| count > incoming.len())
             {
-                let message = format!(
-                    "it waits for {count} edges, but {} lead to `{}`",
-                    incoming.len(),
-                    short(&node.id)
-                );
+                let message =
+                    format!("it waits for {count} edges, but {} lead to `{}`", incoming.len(), short(&node.id));
                 let fix = format!("use at most {}, \"all\" or \"any\"", incoming.len().max(1));
                 problems.push(Problem::new(format!("nodes[{number}].join"), message, fix));
             }
@@ -144,9 +122,7 @@ impl<'d> Shape<'d> {
     /// Puts the nodes in order; names the cycles and what only they lead to.
     fn sort(&mut self, definition: &Definition, problems: &mut Vec<Problem>) {
         let mut left: Vec<usize> = self.incoming.iter().map(Vec::len).collect();
-        let mut free: Vec<usize> = (0..left.len())
-            .filter(|&node| left.get(node) == Some(&0))
-            .collect();
+        let mut free: Vec<usize> = (0..left.len()).filter(|&node| left.get(node) == Some(&0)).collect();
         free.reverse();
         while let Some(node) = free.pop() {
             self.order.push(node);
@@ -162,9 +138,7 @@ impl<'d> Shape<'d> {
                 }
             }
         }
-        let mut stuck: HashSet<usize> = (0..left.len())
-            .filter(|&node| left.get(node) != Some(&0))
-            .collect();
+        let mut stuck: HashSet<usize> = (0..left.len()).filter(|&node| left.get(node) != Some(&0)).collect();
         let mut unreachable = stuck.clone();
         while let Some(cycle) = self.find_cycle(&stuck) {
             self.note_cycle(definition, &cycle, problems);
@@ -175,12 +149,7 @@ impl<'d> Shape<'d> {
             // What the cycle alone held up is no cycle of its own.
             let mut open: Vec<usize> = stuck.iter().copied().collect();
             while let Some(node) = open.pop() {
-                if stuck.contains(&node)
-                    && !self
-                        .predecessors(node)
-                        .iter()
-                        .any(|from| stuck.contains(from))
-                {
+                if stuck.contains(&node) && !self.predecessors(node).iter().any(|from| stuck.contains(from)) {
                     stuck.remove(&node);
                     open.extend(self.successors(node));
                 }
@@ -189,11 +158,7 @@ impl<'d> Shape<'d> {
         let mut unreachable: Vec<_> = unreachable.into_iter().collect();
         unreachable.sort_unstable();
         for number in unreachable {
-            if self
-                .predecessors(number)
-                .iter()
-                .any(|from| self.order.contains(from))
-            {
+            if self.predecessors(number).iter().any(|from| self.order.contains(from)) {
                 continue; // An entry node leads here as well: it waits for the cycle, which is noted.
             }
             let id = definition.nodes.get(number).map_or("", |node| &node.id);
@@ -216,27 +181,17 @@ impl<'d> Shape<'d> {
         while let std::collections::hash_map::Entry::Vacant(entry) = places.entry(at) {
             entry.insert(walked.len());
             walked.push(at);
-            at = self
-                .predecessors(at)
-                .into_iter()
-                .find(|from| stuck.contains(from))?;
+            at = self.predecessors(at).into_iter().find(|from| stuck.contains(from))?;
         }
         let mut cycle = walked.split_off(*places.get(&at)?);
         cycle.reverse();
-        let first = cycle
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, node)| **node)
-            .map_or(0, |(place, _)| place);
+        let first = cycle.iter().enumerate().min_by_key(|(_, node)| **node).map_or(0, |(place, _)| place);
         cycle.rotate_left(first);
         Some(cycle)
     }
 
     fn note_cycle(&self, definition: &Definition, cycle: &[usize], problems: &mut Vec<Problem>) {
-        let ids = cycle
-            .iter()
-            .chain(cycle.first())
-            .map(|&node| definition.nodes.get(node).map_or("", |node| &node.id));
+        let ids = cycle.iter().chain(cycle.first()).map(|&node| definition.nodes.get(node).map_or("", |node| &node.id));
         let mut ids: Vec<_> = ids.map(short).collect();
         if ids.len() > 20 {
             ids.splice(10..ids.len() - 9, ["…".to_owned()]);
@@ -248,9 +203,5 @@ impl<'d> Shape<'d> {
 
 /// An id in a message, cut to a bearable length.
 pub(super) fn short(id: &str) -> String {
-    if id.chars().count() <= 64 {
-        id.to_owned()
-    } else {
-        id.chars().take(60).chain("…".chars()).collect()
-    }
+    if id.chars().count() <= 64 { id.to_owned() } else { id.chars().take(60).chain("…".chars()).collect() }
 }

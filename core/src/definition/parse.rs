@@ -9,10 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
-use super::{
-    Definition, DelayTime, EdgeDefinition, JoinRule, MAX_EDGES, MAX_NODES, NodeDefinition,
-    NodeType, On,
-};
+use super::{Definition, DelayTime, EdgeDefinition, JoinRule, MAX_EDGES, MAX_NODES, NodeDefinition, NodeType, On};
 use crate::duration;
 use crate::payload::{self, Payload};
 use crate::retry::RetryPolicy;
@@ -25,28 +22,16 @@ pub(super) fn definition(value: &Value, problems: &mut Vec<Problem>) -> Option<D
             payload::Error::NulCharacter { .. } => "remove the character",
             _ => "change that value",
         };
-        problems.push(Problem::new(
-            "",
-            format!("it cannot be stored: {error}"),
-            fix,
-        ));
+        problems.push(Problem::new("", format!("it cannot be stored: {error}"), fix));
         return None;
     }
-    let known = [
-        "name",
-        "queue",
-        "description",
-        "input_schema",
-        "nodes",
-        "edges",
-        "output",
-    ];
+    let known = ["name", "queue", "description", "input_schema", "nodes", "edges", "output"];
     let mut fields = Fields::open(value, String::new(), &known, problems)?;
     let nodes = fields.list("nodes", MAX_NODES)?;
     let edges = fields.list("edges", MAX_EDGES)?;
     let name = fields.needed_text("name");
     let (queue, description) = (fields.text("queue"), fields.text("description"));
-    let (input_schema, output) = (fields.any("input_schema"), fields.any("output"));
+    let (input_schema, output) = (fields.given("input_schema"), fields.any("output"));
     if nodes.is_empty() {
         fields.wrong("nodes", "there is no node", "give at least one");
     }
@@ -56,33 +41,21 @@ pub(super) fn definition(value: &Value, problems: &mut Vec<Problem>) -> Option<D
         description,
         input_schema,
         output,
-        nodes: (0..)
-            .zip(&nodes)
-            .map(|(place, value)| node(value, place, problems))
-            .collect(),
-        edges: (0..)
-            .zip(&edges)
-            .filter_map(|(place, value)| edge(value, place, problems))
-            .collect(),
+        nodes: (0..).zip(&nodes).map(|(place, value)| node(value, place, problems)).collect(),
+        edges: (0..).zip(&edges).filter_map(|(place, value)| edge(value, place, problems)).collect(),
     })
 }
 
 fn node(value: &Value, place: usize, problems: &mut Vec<Problem>) -> NodeDefinition {
     let path = format!("nodes[{place}]");
-    let word = value
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let word = value.get("type").and_then(Value::as_str).unwrap_or_default();
     let own: &[&str] = match word {
         "task" => &["handler", "timeout", "retry"],
         "set" => &["output"],
         "delay" => &["duration", "until"],
         "fail" => &["name", "message"],
         "terminate" => &["state", "output", "error"],
-        _ => &[
-            "handler", "timeout", "retry", "output", "duration", "until", "name", "message",
-            "state", "error",
-        ],
+        _ => &["handler", "timeout", "retry", "output", "duration", "until", "name", "message", "state", "error"],
     };
     let known = [&["id", "type", "input", "queue", "join"], own].concat();
     let Some(mut fields) = Fields::open(value, path, &known, problems) else {
@@ -93,50 +66,27 @@ fn node(value: &Value, place: usize, problems: &mut Vec<Problem>) -> NodeDefinit
         "task" => NodeType::Task {
             handler: fields.needed_text("handler"),
             timeout: fields.duration("timeout"),
-            retry: fields
-                .any("retry")
-                .and_then(|value| retry(&value, fields.at("retry"), fields.problems)),
+            retry: fields.given("retry").and_then(|value| retry(&value, fields.at("retry"), fields.problems)),
         },
         "set" => {
-            if fields.get("output").is_none() {
-                fields.wrong(
-                    "output",
-                    "it is missing",
-                    "give the value to set, with `{{ }}` where it varies",
-                );
+            if fields.any("output").is_none() {
+                fields.wrong("output", "it is missing", "give the value to set, with `{{ }}` where it varies");
             }
-            NodeType::Set {
-                output: fields.any("output").unwrap_or_default(),
-            }
+            NodeType::Set { output: fields.any("output").unwrap_or_default() }
         }
         "delay" => NodeType::Delay(delay(&mut fields)),
-        "fail" => NodeType::Fail {
-            name: fields.needed_text("name"),
-            message: fields.text("message").unwrap_or_default(),
-        },
+        "fail" => {
+            NodeType::Fail { name: fields.needed_text("name"), message: fields.text("message").unwrap_or_default() }
+        }
         "terminate" => terminate(&mut fields),
         _ => {
             let fix = "use \"task\", \"set\", \"delay\", \"fail\" or \"terminate\"";
             let missing = fields.get("type").is_none();
-            fields.wrong(
-                "type",
-                if missing {
-                    "it is missing"
-                } else {
-                    "there is no such node type"
-                },
-                fix,
-            );
+            fields.wrong("type", if missing { "it is missing" } else { "there is no such node type" }, fix);
             NodeDefinition::task("", "none").kind
         }
     };
-    NodeDefinition {
-        id,
-        kind,
-        input: fields.any("input"),
-        queue: fields.text("queue"),
-        join: join(&mut fields),
-    }
+    NodeDefinition { id, kind, input: fields.any("input"), queue: fields.text("queue"), join: join(&mut fields) }
 }
 
 fn delay(fields: &mut Fields<'_, '_>) -> DelayTime {
@@ -149,11 +99,7 @@ fn delay(fields: &mut Fields<'_, '_>) -> DelayTime {
         }
         (None, None) => {
             if fields.get("duration").is_none() && fields.get("until").is_none() {
-                fields.wrong(
-                    "duration",
-                    "it is missing",
-                    "give `duration`, such as \"5s\", or `until`, a time",
-                );
+                fields.wrong("duration", "it is missing", "give `duration`, such as \"5s\", or `until`, a time");
             }
             DelayTime::For("0s".to_owned())
         }
@@ -172,85 +118,46 @@ fn terminate(fields: &mut Fields<'_, '_>) -> NodeType {
             RunState::Canceled
         }
     };
-    let (output, value) = (fields.any("output"), fields.any("error"));
+    let (output, value) = (fields.any("output"), fields.given("error"));
     let mut error = None;
-    if let Some(mut inner) = value.as_ref().and_then(|value| {
-        Fields::open(
-            value,
-            fields.at("error"),
-            &["name", "message"],
-            fields.problems,
-        )
-    }) {
-        error = Some((
-            inner.needed_text("name"),
-            inner.text("message").unwrap_or_default(),
-        ));
+    if let Some(mut inner) =
+        value.as_ref().and_then(|value| Fields::open(value, fields.at("error"), &["name", "message"], fields.problems))
+    {
+        error = Some((inner.needed_text("name"), inner.text("message").unwrap_or_default()));
     }
     if output.is_some() && state != RunState::Completed {
-        fields.wrong(
-            "output",
-            "only a completed run has an output",
-            "remove it or use \"state\": \"completed\"",
-        );
+        fields.wrong("output", "only a completed run has an output", "remove it or use \"state\": \"completed\"");
     }
     if value.is_some() && state != RunState::Failed {
-        fields.wrong(
-            "error",
-            "only a failed run has an error",
-            "remove it or use \"state\": \"failed\"",
-        );
+        fields.wrong("error", "only a failed run has an error", "remove it or use \"state\": \"failed\"");
     }
     if value.is_none() && state == RunState::Failed {
-        fields.wrong(
-            "error",
-            "it is missing",
-            "say why: {\"name\": …, \"message\": …}",
-        );
+        fields.wrong("error", "it is missing", "say why: {\"name\": …, \"message\": …}");
     }
-    NodeType::Terminate {
-        state,
-        output,
-        error,
-    }
+    NodeType::Terminate { state, output, error }
 }
 
 fn join(fields: &mut Fields<'_, '_>) -> JoinRule {
-    let Some(value) = fields.any("join") else {
+    let Some(value) = fields.given("join") else {
         return JoinRule::All;
     };
     let count = value.as_u64().or_else(|| {
         let map = value.as_object().filter(|map| map.len() == 1)?;
         map.get("n")?.as_u64()
     });
-    match (
-        value.as_str(),
-        count.and_then(|count| u32::try_from(count).ok()),
-    ) {
+    match (value.as_str(), count.and_then(|count| u32::try_from(count).ok())) {
         (Some("all"), _) => JoinRule::All,
         (Some("any"), _) => JoinRule::Any,
         (_, Some(count @ 1..)) => JoinRule::Count(count),
         _ => {
-            fields.wrong(
-                "join",
-                "there is no such join",
-                "use \"all\", \"any\" or a number of edges, at least 1",
-            );
+            fields.wrong("join", "there is no such join", "use \"all\", \"any\" or a number of edges, at least 1");
             JoinRule::All
         }
     }
 }
 
 fn retry(value: &Value, path: String, problems: &mut Vec<Problem>) -> Option<RetryPolicy> {
-    let known = [
-        "max_attempts",
-        "initial",
-        "factor",
-        "max",
-        "jitter",
-        "total",
-        "retry_on",
-    ];
+    let known = ["max_attempts", "initial", "factor", "max", "jitter", "total", "retry_on"];
     let mut fields = Fields::open(value, path, &known, problems)?;
     let found = fields.problems.len();
     let usual = RetryPolicy::default();
@@ -280,11 +187,7 @@ fn edge(value: &Value, place: usize, problems: &mut Vec<Problem>) -> Option<Edge
         return match pair.as_slice() {
             [Value::String(from), Value::String(to)] => Some(EdgeDefinition::success(from, to)),
             _ => {
-                problems.push(Problem::new(
-                    path,
-                    "it is no pair of node ids",
-                    "write [\"from\", \"to\"] or an object",
-                ));
+                problems.push(Problem::new(path, "it is no pair of node ids", "write [\"from\", \"to\"] or an object"));
                 None
             }
         };
@@ -296,11 +199,7 @@ fn edge(value: &Value, place: usize, problems: &mut Vec<Problem>) -> Option<Edge
         Some("failure") => On::Failure,
         Some("always") => On::Always,
         Some(_) => {
-            fields.wrong(
-                "on",
-                "there is no such ending",
-                "use \"success\", \"failure\" or \"always\"",
-            );
+            fields.wrong("on", "there is no such ending", "use \"success\", \"failure\" or \"always\"");
             On::Success
         }
     };
@@ -318,43 +217,22 @@ struct Fields<'v, 'p> {
 
 impl<'v, 'p> Fields<'v, 'p> {
     /// Opens an object and notes its unknown fields.
-    fn open(
-        value: &'v Value,
-        path: String,
-        known: &[&str],
-        problems: &'p mut Vec<Problem>,
-    ) -> Option<Self> {
+    fn open(value: &'v Value, path: String, known: &[&str], problems: &'p mut Vec<Problem>) -> Option<Self> {
         let Value::Object(map) = value else {
-            problems.push(Problem::new(
-                path,
-                "it is no object",
-                format!("write an object with {}", list(known)),
-            ));
+            problems.push(Problem::new(path, "it is no object", format!("write an object with {}", list(known))));
             return None;
         };
-        let fields = Self {
-            map,
-            path,
-            problems,
-        };
+        let fields = Self { map, path, problems };
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
             let short: String = name.chars().take(60).collect();
             let fix = format!("remove it; the fields here are {}", list(known));
-            fields.problems.push(Problem::new(
-                fields.at(&short),
-                "there is no such field",
-                fix,
-            ));
+            fields.problems.push(Problem::new(fields.at(&short), "there is no such field", fix));
         }
         Some(fields)
     }
 
     fn at(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     fn wrong(&mut self, name: &str, message: impl Into<String>, fix: impl Into<String>) {
@@ -366,19 +244,20 @@ impl<'v, 'p> Fields<'v, 'p> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
+    /// The value of a template's field, which may be `null`.
     fn any(&self, name: &str) -> Option<Value> {
         self.map.get(name).cloned()
+    }
+
+    fn given(&self, name: &str) -> Option<Value> {
+        self.get(name).cloned()
     }
 
     fn text(&mut self, name: &str) -> Option<String> {
         match self.get(name)? {
             Value::String(text) => Some(text.clone()),
             other => {
-                self.wrong(
-                    name,
-                    format!("{} is no text", Short(other)),
-                    "write it in quotes",
-                );
+                self.wrong(name, format!("{} is no text", Short(other)), "write it in quotes");
                 None
             }
         }
@@ -394,18 +273,12 @@ impl<'v, 'p> Fields<'v, 'p> {
     }
 
     fn texts(&mut self, name: &str) -> Option<Vec<String>> {
-        let texts = self.get(name)?.as_array().and_then(|items| {
-            items
-                .iter()
-                .map(|item| item.as_str().map(str::to_owned))
-                .collect::<Option<Vec<_>>>()
-        });
+        let texts = self
+            .get(name)?
+            .as_array()
+            .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
         if texts.is_none() {
-            self.wrong(
-                name,
-                "it is no list of texts",
-                "write a list such as [\"timeout\", \"busy\"]",
-            );
+            self.wrong(name, "it is no list of texts", "write a list such as [\"timeout\", \"busy\"]");
         }
         texts
     }
@@ -415,11 +288,7 @@ impl<'v, 'p> Fields<'v, 'p> {
         match duration::parse(&text) {
             Ok(duration) if !duration.is_zero() || name == "initial" => Some(duration),
             Ok(_) => {
-                self.wrong(
-                    name,
-                    "it is zero",
-                    "give a time longer than zero, or leave it out",
-                );
+                self.wrong(name, "it is zero", "give a time longer than zero, or leave it out");
                 None
             }
             Err(error) => {
@@ -433,11 +302,7 @@ impl<'v, 'p> Fields<'v, 'p> {
         let value = self.get(name)?;
         let number = value.as_f64();
         if number.is_none() {
-            self.wrong(
-                name,
-                format!("{} is no number", Short(value)),
-                "write a number without quotes",
-            );
+            self.wrong(name, format!("{} is no number", Short(value)), "write a number without quotes");
         }
         number
     }
@@ -446,11 +311,7 @@ impl<'v, 'p> Fields<'v, 'p> {
         let value = self.get(name)?;
         let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
         if count.is_none() {
-            self.wrong(
-                name,
-                format!("{} is no whole number", Short(value)),
-                "write a whole number, at least 1",
-            );
+            self.wrong(name, format!("{} is no whole number", Short(value)), "write a whole number, at least 1");
         }
         count
     }
@@ -483,18 +344,10 @@ impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.to_string();
         let cut: String = text.chars().take(40).collect();
-        write!(
-            f,
-            "`{cut}{}`",
-            if cut.len() < text.len() { "…" } else { "" }
-        )
+        write!(f, "`{cut}{}`", if cut.len() < text.len() { "…" } else { "" })
     }
 }
 
 fn list(words: &[&str]) -> String {
-    words
-        .iter()
-        .map(|word| format!("`{word}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

@@ -19,26 +19,14 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(crate) fn new(
-        path: impl Into<String>,
-        message: impl Into<String>,
-        fix: impl Into<String>,
-    ) -> Self {
-        Self {
-            path: path.into(),
-            message: message.into(),
-            fix: fix.into(),
-        }
+    pub(crate) fn new(path: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into(), fix: fix.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.path.is_empty() {
-            "definition"
-        } else {
-            &self.path
-        };
+        let path = if self.path.is_empty() { "definition" } else { &self.path };
         write!(f, "{path}: {}: {}", self.message, self.fix)
     }
 }

@@ -97,60 +97,31 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
 
 fn add_operators(env: &mut Environment<'static>) {
     env.add_filter("_add", add);
-    env.add_filter("_sub", |a: Value, b: Value| {
-        arithmetic("-", &a, &b, i128::checked_sub, |a, b| a - b)
-    });
-    env.add_filter("_mul", |a: Value, b: Value| {
-        arithmetic("*", &a, &b, i128::checked_mul, |a, b| a * b)
-    });
+    env.add_filter("_sub", |a: Value, b: Value| arithmetic("-", &a, &b, i128::checked_sub, |a, b| a - b));
+    env.add_filter("_mul", |a: Value, b: Value| arithmetic("*", &a, &b, i128::checked_mul, |a, b| a * b));
     env.add_filter("_div", divide);
     env.add_filter("_floordiv", |a: Value, b: Value| {
-        arithmetic("//", &a, &b, i128::checked_div_euclid, |a, b| {
-            (a / b).floor()
-        })
+        arithmetic("//", &a, &b, i128::checked_div_euclid, |a, b| (a / b).floor())
     });
-    env.add_filter("_rem", |a: Value, b: Value| {
-        arithmetic("%", &a, &b, i128::checked_rem_euclid, f64::rem_euclid)
-    });
+    env.add_filter("_rem", |a: Value, b: Value| arithmetic("%", &a, &b, i128::checked_rem_euclid, f64::rem_euclid));
     env.add_filter("_pow", |a: Value, b: Value| {
-        arithmetic(
-            "**",
-            &a,
-            &b,
-            |a, b| u32::try_from(b).ok().and_then(|b| a.checked_pow(b)),
-            f64::powf,
-        )
+        arithmetic("**", &a, &b, |a, b| u32::try_from(b).ok().and_then(|b| a.checked_pow(b)), f64::powf)
     });
-    env.add_filter("_neg", |a: Value| {
-        arithmetic("-", &Value::from(0), &a, i128::checked_sub, |a, b| a - b)
-    });
-    env.add_filter("_concat", |a: Value, b: Value| {
-        bounded(text(&a)? + &text(&b)?)
-    });
+    env.add_filter("_neg", |a: Value| arithmetic("-", &Value::from(0), &a, i128::checked_sub, |a, b| a - b));
+    env.add_filter("_concat", |a: Value, b: Value| bounded(text(&a)? + &text(&b)?));
     env.add_filter("_not", |a: Value| !a.is_true());
     env.add_filter("_eq", |a: Value, b: Value| null(a) == null(b));
     env.add_filter("_ne", |a: Value, b: Value| null(a) != null(b));
-    env.add_filter("_lt", |a: Value, b: Value| {
-        null(a).cmp(&null(b)) == Ordering::Less
-    });
-    env.add_filter("_le", |a: Value, b: Value| {
-        null(a).cmp(&null(b)) != Ordering::Greater
-    });
-    env.add_filter("_gt", |a: Value, b: Value| {
-        null(a).cmp(&null(b)) == Ordering::Greater
-    });
-    env.add_filter("_ge", |a: Value, b: Value| {
-        null(a).cmp(&null(b)) != Ordering::Less
-    });
+    env.add_filter("_lt", |a: Value, b: Value| null(a).cmp(&null(b)) == Ordering::Less);
+    env.add_filter("_le", |a: Value, b: Value| null(a).cmp(&null(b)) != Ordering::Greater);
+    env.add_filter("_gt", |a: Value, b: Value| null(a).cmp(&null(b)) == Ordering::Greater);
+    env.add_filter("_ge", |a: Value, b: Value| null(a).cmp(&null(b)) != Ordering::Less);
     env.add_filter("_in", contained);
-    env.add_filter(
-        "_is",
-        |state: &State<'_, '_>, a: Value, name: String, more: Rest<Value>| {
-            let mut arguments = vec![a];
-            arguments.extend(more.0);
-            state.perform_test(&name, &arguments)
-        },
-    );
+    env.add_filter("_is", |state: &State<'_, '_>, a: Value, name: String, more: Rest<Value>| {
+        let mut arguments = vec![a];
+        arguments.extend(more.0);
+        state.perform_test(&name, &arguments)
+    });
 }
 
 fn add_filters(env: &mut Environment<'static>) {
@@ -181,27 +152,11 @@ fn add_filters(env: &mut Environment<'static>) {
     // Ours.
     env.add_filter("count", length);
     env.add_filter("length", length);
-    env.add_filter(
-        "default",
-        |a: Value, other: Option<Value>, also_false: Option<bool>| {
-            if is_null(&a) || also_false == Some(true) && !a.is_true() {
-                other.unwrap_or_default()
-            } else {
-                a
-            }
-        },
-    );
-    env.add_filter("first", |a: Value| {
-        if is_null(&a) {
-            Ok(a)
-        } else {
-            filters::first(&a)
-        }
+    env.add_filter("default", |a: Value, other: Option<Value>, also_false: Option<bool>| {
+        if is_null(&a) || also_false == Some(true) && !a.is_true() { other.unwrap_or_default() } else { a }
     });
-    env.add_filter(
-        "last",
-        |a: Value| if is_null(&a) { Ok(a) } else { filters::last(a) },
-    );
+    env.add_filter("first", |a: Value| if is_null(&a) { Ok(a) } else { filters::first(&a) });
+    env.add_filter("last", |a: Value| if is_null(&a) { Ok(a) } else { filters::last(a) });
     env.add_filter("join", join);
     env.add_filter("map", map);
     env.add_filter("replace", replace);
@@ -240,11 +195,7 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
     if let Some(text) = value.as_str() {
         return Ok(text.to_owned());
     }
-    if is_null(value) {
-        Ok(String::new())
-    } else {
-        json(value)
-    }
+    if is_null(value) { Ok(String::new()) } else { json(value) }
 }
 
 /// The value as compact JSON of at most [`MAX_TEXT`] bytes.
@@ -283,11 +234,7 @@ fn too_large() -> Error {
 }
 
 fn bounded(text: String) -> Result<String, Error> {
-    if text.len() > MAX_TEXT {
-        Err(too_large())
-    } else {
-        Ok(text)
-    }
+    if text.len() > MAX_TEXT { Err(too_large()) } else { Ok(text) }
 }
 
 fn is_null(value: &Value) -> bool {
@@ -296,11 +243,7 @@ fn is_null(value: &Value) -> bool {
 
 /// A missing path is null.
 fn null(value: Value) -> Value {
-    if value.is_undefined() {
-        Value::from(())
-    } else {
-        value
-    }
+    if value.is_undefined() { Value::from(()) } else { value }
 }
 
 enum Number {
@@ -334,17 +277,11 @@ fn arithmetic(
         },
         (Some(x), Some(y)) => Value::from(floats(float(x), float(y))),
         _ => {
-            return Err(failure(&format!(
-                "`{sign}` needs numbers, not {} and {}",
-                a.kind(),
-                b.kind()
-            )));
+            return Err(failure(&format!("`{sign}` needs numbers, not {} and {}", a.kind(), b.kind())));
         }
     };
     match f64::try_from(result.clone()) {
-        Ok(result) if !result.is_finite() => {
-            Err(failure(&format!("the result of `{sign}` is no number")))
-        }
+        Ok(result) if !result.is_finite() => Err(failure(&format!("the result of `{sign}` is no number"))),
         _ => Ok(result),
     }
 }
@@ -362,18 +299,12 @@ fn float(number: Number) -> f64 {
 }
 
 fn divide(a: Value, b: Value) -> Result<Value, Error> {
-    arithmetic("/", &a, &b, |_, _| None, |a, b| a / b).or_else(|error| {
-        match (number(&a), number(&b)) {
-            (Some(a), Some(b)) => {
-                let b = float(b);
-                if b == 0.0 {
-                    Err(failure("`/` by zero"))
-                } else {
-                    Ok(Value::from(float(a) / b))
-                }
-            }
-            _ => Err(error),
+    arithmetic("/", &a, &b, |_, _| None, |a, b| a / b).or_else(|error| match (number(&a), number(&b)) {
+        (Some(a), Some(b)) => {
+            let b = float(b);
+            if b == 0.0 { Err(failure("`/` by zero")) } else { Ok(Value::from(float(a) / b)) }
         }
+        _ => Err(error),
     })
 }
 
@@ -386,21 +317,11 @@ fn add(a: Value, b: Value) -> Result<Value, Error> {
         return bounded([a, b].concat()).map(Value::from);
     }
     if is_list(&a) && is_list(&b) {
-        let items: Vec<Value> = a
-            .try_iter()?
-            .chain(b.try_iter()?)
-            .take(MAX_ITEMS + 1)
-            .collect();
-        return if items.len() > MAX_ITEMS {
-            Err(too_large())
-        } else {
-            Ok(Value::from(items))
-        };
+        let items: Vec<Value> = a.try_iter()?.chain(b.try_iter()?).take(MAX_ITEMS + 1).collect();
+        return if items.len() > MAX_ITEMS { Err(too_large()) } else { Ok(Value::from(items)) };
     }
     if a.as_str().is_some() || b.as_str().is_some() {
-        return Err(failure(
-            "`+` needs two numbers, texts or lists: join text and other values with `~`",
-        ));
+        return Err(failure("`+` needs two numbers, texts or lists: join text and other values with `~`"));
     }
     arithmetic("+", &a, &b, i128::checked_add, |a, b| a + b)
 }
@@ -422,11 +343,7 @@ fn contained(a: Value, b: Value) -> Result<bool, Error> {
 }
 
 fn length(value: Value) -> Result<usize, Error> {
-    if is_null(&value) {
-        Ok(0)
-    } else {
-        filters::length(&value)
-    }
+    if is_null(&value) { Ok(0) } else { filters::length(&value) }
 }
 
 fn join(value: Value, between: Option<String>) -> Result<String, Error> {
@@ -456,20 +373,11 @@ fn map(value: Value, options: Kwargs) -> Result<Vec<Value>, Error> {
     if is_null(&value) {
         return Ok(Vec::new());
     }
-    let steps: Vec<Value> = path
-        .split('.')
-        .map(|step| {
-            step.parse::<usize>()
-                .map_or_else(|_| Value::from(step), Value::from)
-        })
-        .collect();
+    let steps: Vec<Value> =
+        path.split('.').map(|step| step.parse::<usize>().map_or_else(|_| Value::from(step), Value::from)).collect();
     let items = value.try_iter()?.map(|item| {
-        let found = steps
-            .iter()
-            .try_fold(item, |item, step| item.get_item(step).ok());
-        found
-            .filter(|found| !is_null(found))
-            .unwrap_or_else(|| default.clone())
+        let found = steps.iter().try_fold(item, |item, step| item.get_item(step).ok());
+        found.filter(|found| !is_null(found)).unwrap_or_else(|| default.clone())
     });
     Ok(items.collect())
 }
@@ -477,8 +385,7 @@ fn map(value: Value, options: Kwargs) -> Result<Vec<Value>, Error> {
 fn replace(value: Value, from: String, to: String) -> Result<String, Error> {
     let whole = text(&value)?;
     let times = whole.matches(from.as_str()).count();
-    if (whole.len() - times * from.len()).saturating_add(times.saturating_mul(to.len())) > MAX_TEXT
-    {
+    if (whole.len() - times * from.len()).saturating_add(times.saturating_mul(to.len())) > MAX_TEXT {
         return Err(too_large());
     }
     Ok(whole.replace(&from, &to))

@@ -55,8 +55,8 @@ enum Token<'a> {
 
 /// Longest first.
 const MARKS: [&str; 25] = [
-    "**", "//", "==", "!=", "<=", ">=", "+", "-", "~", "*", "/", "%", "<", ">", "(", ")", "[", "]",
-    "{", "}", ",", ":", "|", ".", "=",
+    "**", "//", "==", "!=", "<=", ">=", "+", "-", "~", "*", "/", "%", "<", ">", "(", ")", "[", "]", "{", "}", ",", ":",
+    "|", ".", "=",
 ];
 
 struct Parser<'a> {
@@ -83,19 +83,11 @@ struct Code {
 
 impl Code {
     fn closed(text: String) -> Self {
-        Self {
-            text,
-            open: false,
-            path: None,
-        }
+        Self { text, open: false, path: None }
     }
 
     fn open(text: String) -> Self {
-        Self {
-            text,
-            open: true,
-            path: None,
-        }
+        Self { text, open: true, path: None }
     }
 
     /// `self|filter(arguments)`.
@@ -113,11 +105,7 @@ impl Code {
 
     /// The text to which `.x` or `[x]` may be added.
     fn opened(self) -> String {
-        if self.open {
-            self.text
-        } else {
-            format!("({})", self.text)
-        }
+        if self.open { self.text } else { format!("({})", self.text) }
     }
 }
 
@@ -149,12 +137,7 @@ impl<'a> Parser<'a> {
         if self.end > MAX_SOURCE {
             return Err(format!("the expression is longer than {MAX_SOURCE} bytes"));
         }
-        Ok(Parsed {
-            source: code.text,
-            references: self.references,
-            path: code.path,
-            end: self.end,
-        })
+        Ok(Parsed { source: code.text, references: self.references, path: code.path, end: self.end })
     }
 
     // Tokens.
@@ -166,9 +149,7 @@ impl<'a> Parser<'a> {
     fn advance(&mut self) -> Result<(), String> {
         self.tokens += 1;
         if self.tokens > MAX_TOKENS {
-            return Err(format!(
-                "the expression has more than {MAX_TOKENS} words and signs"
-            ));
+            return Err(format!("the expression has more than {MAX_TOKENS} words and signs"));
         }
         let rest = self.rest(self.end);
         let skipped = rest.len() - rest.trim_start().len();
@@ -189,8 +170,7 @@ impl<'a> Parser<'a> {
             return self.take(Token::Number(rest.split_at(length).0), length);
         }
         if first == '"' || first == '\'' {
-            let length = literal(rest, first)
-                .ok_or_else(|| self.wrong("the text in quotes does not end"))?;
+            let length = literal(rest, first).ok_or_else(|| self.wrong("the text in quotes does not end"))?;
             return self.take(Token::Text(rest.split_at(length).0), length);
         }
         if self.in_template && self.braces == 0 && rest.starts_with("}}") {
@@ -214,15 +194,7 @@ impl<'a> Parser<'a> {
     }
 
     fn wrong(&self, what: &str) -> String {
-        format!(
-            "at character {}: {what}",
-            self.text
-                .get(..self.start)
-                .unwrap_or_default()
-                .chars()
-                .count()
-                + 1
-        )
+        format!("at character {}: {what}", self.text.get(..self.start).unwrap_or_default().chars().count() + 1)
     }
 
     fn expected(&self, what: &str) -> String {
@@ -251,17 +223,10 @@ impl<'a> Parser<'a> {
     }
 
     fn need(&mut self, mark: &str) -> Result<(), String> {
-        if self.skip(mark)? {
-            Ok(())
-        } else {
-            Err(self.expected(&format!("`{mark}`")))
-        }
+        if self.skip(mark)? { Ok(()) } else { Err(self.expected(&format!("`{mark}`"))) }
     }
 
-    fn nested<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, String>,
-    ) -> Result<T, String> {
+    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
         self.nesting += 1;
         if self.nesting > MAX_NESTING {
             return Err(self.wrong(&format!("it is nested more than {MAX_NESTING} levels deep")));
@@ -280,15 +245,8 @@ impl<'a> Parser<'a> {
                 return Ok(value);
             }
             let condition = this.any_of("or", Self::and)?;
-            let other = if this.skip("else")? {
-                this.ternary()?.text
-            } else {
-                "none".to_owned()
-            };
-            Ok(Code::open(format!(
-                "({} if {} else {other})",
-                value.text, condition.text
-            )))
+            let other = if this.skip("else")? { this.ternary()?.text } else { "none".to_owned() };
+            Ok(Code::open(format!("({} if {} else {other})", value.text, condition.text)))
         })
     }
 
@@ -297,11 +255,7 @@ impl<'a> Parser<'a> {
     }
 
     /// `a word b word c`, kept lazy and flat.
-    fn any_of(
-        &mut self,
-        word: &str,
-        part: fn(&mut Self) -> Result<Code, String>,
-    ) -> Result<Code, String> {
+    fn any_of(&mut self, word: &str, part: fn(&mut Self) -> Result<Code, String>) -> Result<Code, String> {
         let first = part(self)?;
         if !self.is(word) {
             return Ok(first);
@@ -371,15 +325,7 @@ impl<'a> Parser<'a> {
     }
 
     fn product(&mut self) -> Result<Code, String> {
-        self.binary(
-            &[
-                ("*", "_mul"),
-                ("/", "_div"),
-                ("//", "_floordiv"),
-                ("%", "_rem"),
-            ],
-            Self::power,
-        )
+        self.binary(&[("*", "_mul"), ("/", "_div"), ("//", "_floordiv"), ("%", "_rem")], Self::power)
     }
 
     fn power(&mut self) -> Result<Code, String> {
@@ -405,11 +351,7 @@ impl<'a> Parser<'a> {
         loop {
             if self.skip("|")? {
                 let name = self.listed("filter", FILTERS)?;
-                let arguments = if self.is("(") {
-                    self.arguments()?
-                } else {
-                    String::new()
-                };
+                let arguments = if self.is("(") { self.arguments()? } else { String::new() };
                 code = code.filter(name, &arguments);
             } else if self.skip("is")? {
                 let negated = self.skip("not")?;
@@ -435,10 +377,7 @@ impl<'a> Parser<'a> {
             return Err(self.expected(&format!("the name of a {what}")));
         };
         let Some(found) = known.iter().find(|known| **known == name) else {
-            return Err(self.wrong(&format!(
-                "there is no {what} `{name}`; there are {}",
-                known.join(", ")
-            )));
+            return Err(self.wrong(&format!("there is no {what} `{name}`; there are {}", known.join(", "))));
         };
         self.advance()?;
         Ok(found)
@@ -483,26 +422,16 @@ impl<'a> Parser<'a> {
                 if let Some(path) = &mut path {
                     path.push(step);
                 }
-                code = Code {
-                    text,
-                    open: true,
-                    path,
-                };
+                code = Code { text, open: true, path };
             } else if self.is("[") {
                 let (text, step) = self.subscript()?;
                 let path = path.zip(step).map(|(mut path, step)| {
                     path.push(step);
                     path
                 });
-                code = Code {
-                    text: format!("{}[{text}]", code.opened()),
-                    open: true,
-                    path,
-                };
+                code = Code { text: format!("{}[{text}]", code.opened()), open: true, path };
             } else if self.is("(") {
-                return Err(self.wrong(
-                    "functions and methods cannot be called: use a filter, such as `x|length`",
-                ));
+                return Err(self.wrong("functions and methods cannot be called: use a filter, such as `x|length`"));
             } else {
                 code.path = path;
                 return Ok(code);
@@ -517,16 +446,16 @@ impl<'a> Parser<'a> {
         let name = run(rest, |c| c.is_ascii_alphanumeric() || c == '_');
         let (word, _) = rest.split_at(name);
         if name == 0 || digits > 0 && digits < name {
-            return Err(self.wrong("a name or a number must follow the dot; other names go in brackets, as in x[\"a-b\"]"));
+            return Err(
+                self.wrong("a name or a number must follow the dot; other names go in brackets, as in x[\"a-b\"]")
+            );
         }
         self.end += name;
         self.advance()?;
         if digits == 0 {
             return Ok(Step::Field(word.to_owned()));
         }
-        word.parse()
-            .map(Step::Item)
-            .map_err(|_| self.wrong("the place is too large"))
+        word.parse().map(Step::Item).map_err(|_| self.wrong("the place is too large"))
     }
 
     /// `[index]` or `[from:to:step]`, without the brackets; the step when it is a constant.
@@ -538,11 +467,7 @@ impl<'a> Parser<'a> {
             _ => None,
         };
         let alone = self.rest(self.end).trim_start().starts_with(']');
-        let mut text = if self.is(":") {
-            String::new()
-        } else {
-            self.ternary()?.text
-        };
+        let mut text = if self.is(":") { String::new() } else { self.ternary()?.text };
         let mut colons = 0;
         while colons < 2 && self.skip(":")? {
             colons += 1;
@@ -654,16 +579,12 @@ impl<'a> Parser<'a> {
                     Some("output") => Reference::Output(id),
                     Some("error") => Reference::Failure(id),
                     _ => {
-                        return Err(told(format!(
-                            "`nodes.{id}` must be followed by .output or .error"
-                        )));
+                        return Err(told(format!("`nodes.{id}` must be followed by .output or .error")));
                     }
                 }
             }
             _ if self.is("(") => {
-                return Err(told(format!(
-                    "the function `{name}` does not exist: use a filter, such as `x|length`"
-                )));
+                return Err(told(format!("the function `{name}` does not exist: use a filter, such as `x|length`")));
             }
             _ => {
                 return Err(told(format!(
@@ -671,19 +592,11 @@ impl<'a> Parser<'a> {
                 )));
             }
         };
-        let place = self
-            .references
-            .iter()
-            .position(|known| *known == reference)
-            .unwrap_or_else(|| {
-                self.references.push(reference);
-                self.references.len() - 1
-            });
-        Ok(Code {
-            text: format!("r{place}"),
-            open: true,
-            path: Some(Vec::new()),
-        })
+        let place = self.references.iter().position(|known| *known == reference).unwrap_or_else(|| {
+            self.references.push(reference);
+            self.references.len() - 1
+        });
+        Ok(Code { text: format!("r{place}"), open: true, path: Some(Vec::new()) })
     }
 
     /// One constant part of a reference: `.name` or `["name"]`.
@@ -717,14 +630,8 @@ fn number(text: &str) -> usize {
     if text.get(length..).is_some_and(|rest| rest.starts_with('.')) && digits(length + 1) > 0 {
         length += 1 + digits(length + 1);
     }
-    if text
-        .get(length..)
-        .is_some_and(|rest| rest.starts_with(['e', 'E']))
-    {
-        let sign = usize::from(
-            text.get(length + 1..)
-                .is_some_and(|rest| rest.starts_with(['+', '-'])),
-        );
+    if text.get(length..).is_some_and(|rest| rest.starts_with(['e', 'E'])) {
+        let sign = usize::from(text.get(length + 1..).is_some_and(|rest| rest.starts_with(['+', '-'])));
         if digits(length + 1 + sign) > 0 {
             length += 1 + sign + digits(length + 1 + sign);
         }

@@ -77,9 +77,7 @@ fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Part {
         Value::Array(items) => {
             let parts: Vec<_> = (0..)
                 .zip(items)
-                .map(|(place, item): (usize, _)| {
-                    compile(item, &format!("{path}[{place}]"), problems)
-                })
+                .map(|(place, item): (usize, _)| compile(item, &format!("{path}[{place}]"), problems))
                 .collect();
             if parts.iter().all(|part| matches!(part, Part::Constant(_))) {
                 return Part::Constant(value.to_string());
@@ -92,21 +90,11 @@ fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Part {
                 let path = format!("{path}.{key}");
                 if key.contains("{{") {
                     let fix = "write the key out; only values may hold `{{ }}`";
-                    problems.push(Problem::new(
-                        path.as_str(),
-                        "an object's key cannot be a template",
-                        fix,
-                    ));
+                    problems.push(Problem::new(path.as_str(), "an object's key cannot be a template", fix));
                 }
-                parts.push((
-                    Value::from(key.as_str()).to_string(),
-                    compile(item, &path, problems),
-                ));
+                parts.push((Value::from(key.as_str()).to_string(), compile(item, &path, problems)));
             }
-            if parts
-                .iter()
-                .all(|(_, part)| matches!(part, Part::Constant(_)))
-            {
+            if parts.iter().all(|(_, part)| matches!(part, Part::Constant(_))) {
                 return Part::Constant(value.to_string());
             }
             Part::Object(parts)
@@ -118,18 +106,12 @@ fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Part {
 fn compile_text(text: &str, path: &str, problems: &mut Vec<Problem>) -> Part {
     match pieces(text) {
         Err(why) => {
-            problems.push(Problem::new(
-                path,
-                why,
-                "write `{{ expression }}`, such as {{ run.input.order }}",
-            ));
+            problems.push(Problem::new(path, why, "write `{{ expression }}`, such as {{ run.input.order }}"));
             Part::Constant("null".to_owned())
         }
         Ok(mut pieces) => match pieces.pop() {
             Some(Piece::Value(expression)) if pieces.is_empty() => Part::Value(expression),
-            Some(Piece::Plain(_)) if pieces.is_empty() => {
-                Part::Constant(Value::from(text).to_string())
-            }
+            Some(Piece::Plain(_)) if pieces.is_empty() => Part::Constant(Value::from(text).to_string()),
             Some(last) => {
                 pieces.push(last);
                 Part::Text(pieces)
@@ -159,10 +141,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
             return Ok(pieces);
         };
         if inside.starts_with('-') {
-            return Err(
-                "`{{-` is not part of the language; to negate a number leave a space: `{{ -x }}`"
-                    .to_owned(),
-            );
+            return Err("`{{-` is not part of the language; to negate a number leave a space: `{{ -x }}`".to_owned());
         }
         let (expression, length) = Expression::compile_until_close(inside)?;
         pieces.push(Piece::Value(expression));

@@ -57,10 +57,7 @@ pub struct Values {
 impl Values {
     /// The values of a run of which no node has ended.
     pub fn new(run: Arc<RunFacts>) -> Self {
-        Self {
-            run,
-            results: BTreeMap::new(),
-        }
+        Self { run, results: BTreeMap::new() }
     }
 }
 
@@ -102,10 +99,7 @@ impl Graph {
             return Ok(());
         };
         let value: Value = input.parse().map_err(|error| {
-            StepError::permanent(
-                INPUT_INVALID,
-                &format!("the run's input cannot be read: {error}"),
-            )
+            StepError::permanent(INPUT_INVALID, &format!("the run's input cannot be read: {error}"))
         })?;
         if validator.is_valid(&value) {
             return Ok(());
@@ -118,16 +112,9 @@ impl Graph {
                 (format!("input{}", error.instance_path()), why)
             })
             .collect();
-        let message: Vec<_> = wrong
-            .iter()
-            .map(|(path, why)| format!("{path}: {why}"))
-            .collect();
-        let details: Vec<_> = wrong
-            .iter()
-            .map(|(path, why)| json!({"path": path, "message": why}))
-            .collect();
-        Err(StepError::permanent(INPUT_INVALID, &message.join("; "))
-            .with_details(json!({"problems": details})))
+        let message: Vec<_> = wrong.iter().map(|(path, why)| format!("{path}: {why}")).collect();
+        let details: Vec<_> = wrong.iter().map(|(path, why)| json!({"path": path, "message": why})).collect();
+        Err(StepError::permanent(INPUT_INVALID, &message.join("; ")).with_details(json!({"problems": details})))
     }
 
     /// A node's input: its template if it has one; else the run's input for an entry node, the output (or error)
@@ -142,9 +129,7 @@ impl Graph {
         match node.predecessors() {
             [] => Ok(values.run.input.clone()),
             [only] => Ok(match values.results.get(only) {
-                Some(NodeResult::Completed(payload) | NodeResult::Failed(payload)) => {
-                    payload.clone()
-                }
+                Some(NodeResult::Completed(payload) | NodeResult::Failed(payload)) => payload.clone(),
                 None => Payload::null(),
             }),
             many => Ok(self.completed(many, values)),
@@ -152,12 +137,7 @@ impl Graph {
     }
 
     /// The output of a `set` node.
-    pub fn set_output(
-        &self,
-        number: NodeNumber,
-        values: &Values,
-        input: &Payload,
-    ) -> Result<Payload, StepError> {
+    pub fn set_output(&self, number: NodeNumber, values: &Values, input: &Payload) -> Result<Payload, StepError> {
         match self.own(number)? {
             (node, Program::Set(template)) => self.render(template, node, values, Some(input)),
             (node, _) => Err(other_type(node, "set")),
@@ -171,15 +151,15 @@ impl Graph {
             Program::DelayFor(template) => {
                 let text = self.render_text(template, node, values)?;
                 let time = duration::parse(&text);
-                time.map(Delay::For)
-                    .map_err(|error| StepError::permanent(DELAY_INVALID, &error.to_string()))
+                time.map(Delay::For).map_err(|error| StepError::permanent(DELAY_INVALID, &error.to_string()))
             }
             Program::DelayUntil(template) => {
                 let text = self.render_text(template, node, values)?;
                 let time = DateTime::parse_from_rfc3339(&text);
                 time.map(|time| Delay::Until(time.to_utc())).map_err(|_| {
                     let text: String = text.chars().take(60).collect();
-                    let message = format!("`{text}` is no time: give RFC 3339 with a zone, such as 2030-01-31T08:00:00Z");
+                    let message =
+                        format!("`{text}` is no time: give RFC 3339 with a zone, such as 2030-01-31T08:00:00Z");
                     StepError::permanent(DELAY_INVALID, &message)
                 })
             }
@@ -197,18 +177,9 @@ impl Graph {
     }
 
     /// How a `terminate` node ends the run. `Err` if its templates cannot be evaluated.
-    pub fn termination(
-        &self,
-        number: NodeNumber,
-        values: &Values,
-    ) -> Result<Termination, StepError> {
+    pub fn termination(&self, number: NodeNumber, values: &Values) -> Result<Termination, StepError> {
         let (node, program) = self.own(number)?;
-        let Program::Terminate {
-            state,
-            output,
-            error,
-        } = program
-        else {
+        let Program::Terminate { state, output, error } = program else {
             return Err(other_type(node, "terminate"));
         };
         let output = match output {
@@ -226,11 +197,7 @@ impl Graph {
             }
             None => None,
         };
-        Ok(Termination {
-            state: *state,
-            output,
-            error,
-        })
+        Ok(Termination { state: *state, output, error })
     }
 
     /// The run's output: the definition's template, else the only sink's output, or an object of the completed
@@ -254,10 +221,7 @@ impl Graph {
         let json = |payload: Option<&Payload>| payload.cloned().map_or(Found::Null, Found::Json);
         let result = |id: &str| {
             let number = self.number(id)?;
-            let own = extra
-                .own
-                .filter(|(own, _)| *own == number)
-                .map(|(_, result)| result);
+            let own = extra.own.filter(|(own, _)| *own == number).map(|(_, result)| result);
             own.or_else(|| values.results.get(&number))
         };
         match reference {
@@ -282,10 +246,7 @@ impl Graph {
     /// An object of the completed nodes' outputs by id; their texts are copied as they are.
     fn completed(&self, numbers: &[NodeNumber], values: &Values) -> Payload {
         let mut text = String::from("{");
-        for (number, node) in numbers
-            .iter()
-            .filter_map(|number| Some((number, self.node(*number)?)))
-        {
+        for (number, node) in numbers.iter().filter_map(|number| Some((number, self.node(*number)?))) {
             if let Some(NodeResult::Completed(output)) = values.results.get(number) {
                 if text.len() > 1 {
                     text.push(',');
@@ -303,10 +264,7 @@ impl Graph {
 
     fn own(&self, number: NodeNumber) -> Result<(&Node, &Program), StepError> {
         let node = self.node(number).ok_or_else(|| {
-            StepError::permanent(
-                EXPRESSION_FAILED,
-                &format!("this version has no node number {number}"),
-            )
+            StepError::permanent(EXPRESSION_FAILED, &format!("this version has no node number {number}"))
         })?;
         Ok((node, &node.program))
     }
@@ -319,43 +277,20 @@ impl Graph {
         input: Option<&Payload>,
     ) -> Result<Payload, StepError> {
         let find = |reference: &Reference| {
-            self.find(
-                reference,
-                values,
-                Extra {
-                    own: None,
-                    error: error(node, values),
-                    input,
-                },
-            )
+            self.find(reference, values, Extra { own: None, error: error(node, values), input })
         };
         template.render(&Scope::new(&find))
     }
 
     /// The text of a template that may read the node's own input.
-    fn render_text(
-        &self,
-        template: &Template,
-        node: &Node,
-        values: &Values,
-    ) -> Result<String, StepError> {
+    fn render_text(&self, template: &Template, node: &Node, values: &Values) -> Result<String, StepError> {
         let input = self.input(node.number, values)?;
-        let extra = Extra {
-            own: None,
-            error: error(node, values),
-            input: Some(&input),
-        };
+        let extra = Extra { own: None, error: error(node, values), input: Some(&input) };
         let find = |reference: &Reference| self.find(reference, values, extra);
         template.render_text(&Scope::new(&find))
     }
 
-    fn told(
-        &self,
-        name: &Template,
-        message: &Template,
-        node: &Node,
-        values: &Values,
-    ) -> Result<StepError, StepError> {
+    fn told(&self, name: &Template, message: &Template, node: &Node, values: &Values) -> Result<StepError, StepError> {
         let name = self.render_text(name, node, values)?;
         let message = self.render_text(message, node, values)?;
         let name = if name.is_empty() { "failed" } else { &name };
@@ -375,11 +310,7 @@ fn error<'v>(node: &Node, values: &'v Values) -> Option<&'v Payload> {
 }
 
 fn other_type(node: &Node, word: &str) -> StepError {
-    let message = format!(
-        "node `{}` is of type {}, not {word}",
-        node.id,
-        node.kind.word()
-    );
+    let message = format!("node `{}` is of type {}, not {word}", node.id, node.kind.word());
     StepError::permanent(EXPRESSION_FAILED, &message)
 }
 

@@ -1,0 +1,1 @@
+select state from longshore.workflow_runs where shard = $1 and run_id = $2

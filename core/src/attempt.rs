@@ -1,0 +1,576 @@
+//! Ending attempts: from what became of the steps a lane held to one batch for the cycle.
+//! Everything that follows from an ended attempt (its record, the retry or the successors, the run's end) goes into the same batch, so it is
+//! committed with it or not at all. Pure: time and randomness come in as values. What follows from a node is decided in `successor`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::cycle::{Batch, Due, EndedAttempt, JoinArrival, JoinKey, RunEnding};
+use crate::error::{self, StepError};
+use crate::graph::{END, NodeKind, NodeNumber, NodeResult, Termination, Values};
+use crate::payload::Payload;
+use crate::queue::{HeldStep, MAX_HELD, StepKind};
+use crate::retry::{Retry, RetryPolicy};
+use crate::state::{Outcome, RunState};
+use crate::successor::{Consequences, Ending as Successors, RunEnd, successor};
+use crate::workflow::LoadedVersion;
+
+/// Why a join is skipped.
+const TOO_FEW: &str = "too few in-edges of the join were taken";
+
+/// What became of a step that a lane held.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It gave an output.
+    Completed(Payload),
+    /// It failed: it is retried as its policy says, or gives up.
+    Failed {
+        /// Why.
+        error: StepError,
+        /// The handler asked to be tried again after this time.
+        retry_after: Option<Duration>,
+    },
+    /// Its run was closed: recorded, and nothing follows.
+    Canceled,
+    /// Given back by a graceful stop: takes a number, charges nothing.
+    Released,
+    /// Given back untried: takes no number. Due again after this time.
+    PutBack(Duration),
+    /// A `delay` node: it completes when it is due.
+    Delayed(Due),
+    /// A `terminate` node: it ends the run and cancels the rest.
+    Terminated(Termination),
+    /// The engine node `start`.
+    Started,
+    /// The engine node `end`: the run completes with this output.
+    RunCompleted(Payload),
+    /// The step job itself says it: a skip, a join that is whole now.
+    Told,
+    /// The attempt was recorded by `complete_in`: spread what follows from its output.
+    Advanced(Payload),
+    /// The run cannot go on, whatever the edges say (its input is not what the version demands, its output cannot be built).
+    RunFailed(StepError),
+}
+
+/// A step that ended, and what its end is decided from.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// The step.
+    pub step: &'a HeldStep,
+    /// Its run's version.
+    pub version: &'a LoadedVersion,
+    /// What `when` expressions and templates of the node may refer to.
+    pub values: &'a Values,
+    /// What became of it.
+    pub ending: &'a Ending,
+    /// How long its handler ran.
+    pub duration: Option<Duration>,
+    /// Time since the step's first attempt, where its policy bounds that.
+    pub since_first: Option<Duration>,
+    /// For the jitter, 0 to 1.
+    pub random: f64,
+    /// It occupied a slot of its queue (engine steps do not).
+    pub slot: bool,
+    /// Its lane may go on with its successor (the bound of fairness).
+    pub may_keep: bool,
+}
+
+/// What a lane has room for: free slots per queue it serves, and in all.
+#[derive(Clone, Debug, Default)]
+pub struct Room {
+    /// Free slots per queue; a queue that is missing is not served.
+    pub slots: HashMap<i32, i32>,
+    /// Steps the baton can still list.
+    pub total: i32,
+    /// The lane keeps successors at all (not while it drains, not a lane for one lonely step).
+    pub keep: bool,
+}
+
+impl Room {
+    /// Take a slot of this queue if there is one.
+    fn take(&mut self, queue_id: i32) -> bool {
+        match self.slots.get_mut(&queue_id) {
+            Some(free) if *free > 0 && self.total > 0 && self.keep => {
+                *free -= 1;
+                self.total -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Engine steps are decided by the lane at once: they need a place in the baton, no slot.
+    fn take_engine(&mut self) -> bool {
+        let taken = self.keep && self.total > 0;
+        self.total -= i32::from(taken);
+        taken
+    }
+
+    fn give_back(&mut self, ended: &Ended<'_>) {
+        if let Some(free) = self.slots.get_mut(&ended.step.queue_id).filter(|_| ended.slot) {
+            *free += 1;
+        }
+        self.total += 1;
+    }
+}
+
+/// A batch in the making.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The batch.
+    pub batch: Batch,
+    /// For each of `batch.kept`: the index of the ended step it follows from (`None`: a join that was complete within the batch).
+    pub kept_from: Vec<Option<usize>>,
+    /// For each ended step: the outcome its attempt is recorded with, if it is recorded.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// What the lane still has room for.
+    pub room: Room,
+    arrivals: BTreeMap<(Uuid, i32, NodeNumber), Arrived>,
+    /// Runs closed by this batch (by a give-up or `terminate`).
+    closed: HashSet<Uuid>,
+}
+
+/// What one batch brings to one join.
+#[derive(Debug)]
+struct Arrived {
+    resolved: i32,
+    taken: i32,
+    indegree: i32,
+    need: i32,
+    queue_id: i32,
+    engine: bool,
+    priority: i16,
+    version_id: i32,
+    /// Index of an ended step of that run, for its version.
+    from: usize,
+}
+
+impl Plan {
+    /// A plan for a lane with this room (before the steps that end here give theirs back).
+    #[must_use]
+    pub fn new(room: Room) -> Self {
+        Self { room, ..Self::default() }
+    }
+
+    /// Put everything that follows from the ended steps into the batch, sealed but for what the lane holds and claims.
+    pub fn end_all(&mut self, ended: &[Ended<'_>]) {
+        self.outcomes = vec![None; ended.len()];
+        for (index, ended_step) in ended.iter().enumerate() {
+            self.room.give_back(ended_step);
+            self.end(index, ended_step);
+        }
+        self.settle_complete_joins(ended);
+        if !self.closed.is_empty() {
+            self.drop_consequences_of_closed_runs();
+        }
+        self.enlist_joins();
+        self.batch.seal();
+    }
+
+    fn end(&mut self, index: usize, ended: &Ended<'_>) {
+        let step = ended.step;
+        if !matches!(ended.ending, Ending::Canceled) {
+            self.batch.ended_runs.push(step.run_id);
+            self.forget_whole_join(ended);
+        }
+        match ended.ending {
+            Ending::Completed(output) => self.complete(index, ended, output, true),
+            Ending::Advanced(output) => self.complete(index, ended, output, false),
+            Ending::Failed { error, retry_after } => self.fail(index, ended, error, *retry_after),
+            Ending::Canceled => {
+                if step.kind.is_try() {
+                    self.record(index, ended, Outcome::Canceled, None, None);
+                }
+            }
+            Ending::Released => {
+                let mut again = again(step);
+                if step.kind.is_try() {
+                    self.record(index, ended, Outcome::Released, None, None);
+                    again.attempt += 1;
+                }
+                self.batch.ready.push(again);
+            }
+            Ending::PutBack(after) => self.batch.delayed.push((Due::After(*after), again(step))),
+            Ending::Delayed(due) => {
+                self.batch.delayed.push((*due, HeldStep { kind: StepKind::Due, ..again(step) }));
+            }
+            Ending::Terminated(termination) => self.terminate(index, ended, termination),
+            Ending::Started => {
+                self.record(index, ended, Outcome::Completed, Some(Payload::null()), None);
+                self.follow(index, ended, &Successors::Started);
+            }
+            Ending::RunCompleted(output) => {
+                self.record(index, ended, Outcome::Completed, Some(Payload::null()), None);
+                self.end_run(ended, RunState::Completed, Some(output.clone()), None, false);
+            }
+            Ending::RunFailed(error) => {
+                self.record(index, ended, Outcome::Failed, None, Some(error));
+                self.fail_run(ended, error);
+            }
+            Ending::Told => match step.kind {
+                StepKind::Rest => self.follow(index, ended, &Successors::Rested),
+                _ => {
+                    self.record_skip(step.run_id, step.frame, step.node, TOO_FEW);
+                    self.follow(index, ended, &Successors::Skipped);
+                    if ended.version.graph.join(step.node).is_some_and(|join| join.fires_early()) {
+                        self.follow(index, ended, &Successors::Rested);
+                    }
+                }
+            },
+        }
+    }
+
+    /// A join that waited for all its in-edges has them when its step runs; its row goes in this cycle, which is later than the one that fired it.
+    fn forget_whole_join(&mut self, ended: &Ended<'_>) {
+        let step = ended.step;
+        let whole = |need| need <= 0 || matches!(step.kind, StepKind::Skip | StepKind::Rest);
+        if ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
+            self.batch.resolved_joins.push(JoinKey { run_id: step.run_id, frame: step.frame, node: step.node });
+        }
+    }
+
+    fn complete(&mut self, index: usize, ended: &Ended<'_>, output: &Payload, record: bool) {
+        match successor(&ended.version.graph, ended.step.node, Successors::Completed(output), ended.values) {
+            Ok(consequences) => {
+                if record {
+                    self.record(index, ended, Outcome::Completed, Some(output.clone()), None);
+                }
+                self.apply(index, ended, consequences, Some(output));
+            }
+            // an edge's `when` cannot be evaluated: the step fails for good and its failure edges apply
+            Err(error) if record => self.give_up(index, ended, &error),
+            // its success is on record already; the run cannot go on
+            Err(error) => self.fail_run(ended, &error),
+        }
+    }
+
+    fn fail(&mut self, index: usize, ended: &Ended<'_>, error: &StepError, retry_after: Option<Duration>) {
+        let step = ended.step;
+        let policy = match ended.version.graph.node(step.node).map(|node| &node.kind) {
+            Some(NodeKind::Task { retry, .. }) => Some(retry),
+            _ => None,
+        };
+        let failed_before = u32::try_from(step.failed).unwrap_or(0);
+        let next =
+            |policy: &RetryPolicy| policy.next(failed_before, error, retry_after, ended.since_first, ended.random);
+        match policy.map_or(Retry::GiveUp, next) {
+            Retry::After(after) => {
+                self.record(index, ended, Outcome::Failed, None, Some(error));
+                let retry = HeldStep {
+                    kind: StepKind::Run,
+                    attempt: step.attempt + 1,
+                    failed: step.failed.saturating_add(1),
+                    ..again(step)
+                };
+                self.batch.delayed.push((Due::After(after), retry));
+            }
+            Retry::GiveUp => self.give_up(index, ended, error),
+        }
+    }
+
+    fn give_up(&mut self, index: usize, ended: &Ended<'_>, error: &StepError) {
+        self.record(index, ended, Outcome::Failed, None, Some(error));
+        match successor(&ended.version.graph, ended.step.node, Successors::GaveUp(error), ended.values) {
+            Ok(consequences) => self.apply(index, ended, consequences, None),
+            Err(error) => self.fail_run(ended, &error),
+        }
+    }
+
+    fn follow(&mut self, index: usize, ended: &Ended<'_>, ending: &Successors<'_>) {
+        match successor(&ended.version.graph, ended.step.node, *ending, ended.values) {
+            Ok(consequences) => self.apply(index, ended, consequences, None),
+            Err(error) => self.fail_run(ended, &error),
+        }
+    }
+
+    fn apply(&mut self, index: usize, ended: &Ended<'_>, consequences: Consequences, output: Option<&Payload>) {
+        let step = ended.step;
+        for (position, node) in consequences.ready.iter().enumerate() {
+            self.make_ready(index, ended, *node, position == 0);
+        }
+        for arrival in &consequences.arrivals {
+            self.arrive(index, ended, arrival.node, arrival.resolved, arrival.taken);
+        }
+        for skip in &consequences.skips {
+            self.record_skip(step.run_id, step.frame, skip.node, &skip.reason);
+        }
+        match consequences.end {
+            None => {}
+            Some(RunEnd::Completed) => match run_output(ended, output) {
+                Ok(output) => self.end_run(ended, RunState::Completed, Some(output), None, false),
+                Err(error) => self.fail_run(ended, &error),
+            },
+            Some(RunEnd::Failed(error)) => self.fail_run(ended, &error),
+        }
+    }
+
+    fn make_ready(&mut self, index: usize, ended: &Ended<'_>, node: NodeNumber, first: bool) {
+        let step = ended.step;
+        let engine = ended.version.graph.node(node).is_some_and(|node| !matches!(node.kind, NodeKind::Task { .. }));
+        let next = HeldStep {
+            run_id: step.run_id,
+            version_id: step.version_id,
+            frame: step.frame,
+            node,
+            kind: StepKind::Run,
+            attempt: 1,
+            failed: 0,
+            lost: 0,
+            queue_id: ended.version.queue_id(node),
+            priority: step.priority,
+            solo: false,
+            enqueued_at: None,
+            claimed_at: None,
+        };
+        // the first successor stays with the lane; the others go to whoever is free (this lane too: its claim sees them)
+        let keep =
+            ended.may_keep && if engine { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
+        if keep {
+            self.batch.kept.push(next);
+            self.kept_from.push(Some(index));
+        } else {
+            self.batch.ready.push(next);
+        }
+    }
+
+    fn arrive(&mut self, index: usize, ended: &Ended<'_>, node: NodeNumber, resolved: i32, taken: i32) {
+        let step = ended.step;
+        let Some(join) = ended.version.graph.join(node) else {
+            tracing::error!(run_id = %step.run_id, node, "arrival at a node that is no join: dropped");
+            return;
+        };
+        let arrived = self.arrivals.entry((step.run_id, step.frame, node)).or_insert_with(|| Arrived {
+            resolved: 0,
+            taken: 0,
+            indegree: join.indegree,
+            need: join.need,
+            queue_id: ended.version.queue_id(node),
+            engine: node == END
+                || ended.version.graph.node(node).is_some_and(|n| !matches!(n.kind, NodeKind::Task { .. })),
+            priority: step.priority,
+            version_id: step.version_id,
+            from: index,
+        });
+        arrived.resolved += resolved;
+        arrived.taken += taken;
+    }
+
+    /// Joins all of whose in-edges were resolved in this batch need no row: they are decided here. Skips spread further, until nothing changes.
+    fn settle_complete_joins(&mut self, ended: &[Ended<'_>]) {
+        loop {
+            let complete: Vec<_> = self.arrivals.extract_if(.., |_, a| a.resolved >= a.indegree).collect();
+            if complete.is_empty() {
+                return;
+            }
+            for ((run_id, frame, node), arrived) in complete {
+                let Some(from) = ended.get(arrived.from) else { continue };
+                let fires = match arrived.need {
+                    0 => arrived.taken > 0,
+                    need if need < 0 => true,
+                    need => arrived.taken >= need,
+                };
+                if fires {
+                    self.keep_complete_join(from, frame, node, &arrived);
+                } else {
+                    self.record_skip(run_id, frame, node, TOO_FEW);
+                    self.spread(&arrived, from, node, &Successors::Skipped);
+                }
+                if arrived.need > 0 {
+                    self.spread(&arrived, from, node, &Successors::Rested);
+                }
+            }
+        }
+    }
+
+    /// What follows from a join that this batch decided without running it.
+    fn spread(&mut self, arrived: &Arrived, from: &Ended<'_>, node: NodeNumber, ending: &Successors<'_>) {
+        match successor(&from.version.graph, node, *ending, from.values) {
+            Ok(consequences) => self.apply(arrived.from, from, consequences, None),
+            Err(error) => self.fail_run(from, &error),
+        }
+    }
+
+    fn keep_complete_join(&mut self, from: &Ended<'_>, frame: i32, node: NodeNumber, arrived: &Arrived) {
+        let next = HeldStep {
+            run_id: from.step.run_id,
+            version_id: arrived.version_id,
+            frame,
+            node,
+            kind: StepKind::Run,
+            attempt: 1,
+            failed: 0,
+            lost: 0,
+            queue_id: arrived.queue_id,
+            priority: arrived.priority,
+            solo: false,
+            enqueued_at: None,
+            claimed_at: None,
+        };
+        if if arrived.engine { self.room.take_engine() } else { self.room.take(arrived.queue_id) } {
+            self.batch.kept.push(next);
+            self.kept_from.push(None);
+        } else {
+            self.batch.ready.push(next);
+        }
+    }
+
+    fn enlist_joins(&mut self) {
+        for ((run_id, frame, node), a) in std::mem::take(&mut self.arrivals) {
+            // keep a place for it in case it fires
+            let keep = if a.engine { self.room.take_engine() } else { self.room.take(a.queue_id) };
+            self.batch.keep_joins += i32::from(keep);
+            self.batch.joins.push(JoinArrival {
+                run_id,
+                frame,
+                node,
+                resolved: a.resolved,
+                taken: a.taken,
+                indegree: a.indegree,
+                need: a.need,
+                queue_id: a.queue_id,
+                priority: a.priority,
+                version_id: a.version_id,
+                keep,
+            });
+        }
+    }
+
+    fn terminate(&mut self, index: usize, ended: &Ended<'_>, termination: &Termination) {
+        self.record(index, ended, Outcome::Completed, Some(termination.output.clone()), None);
+        let error = termination.error.as_ref().map(StepError::to_payload);
+        let output = (termination.state == RunState::Completed).then(|| termination.output.clone());
+        let announce = !ended.version.graph.is_chain();
+        self.end_run(ended, termination.state, output, error, announce);
+        self.closed.insert(ended.step.run_id);
+    }
+
+    fn fail_run(&mut self, ended: &Ended<'_>, error: &StepError) {
+        let announce = !ended.version.graph.is_chain();
+        self.end_run(ended, RunState::Failed, None, Some(error.to_payload()), announce);
+        self.closed.insert(ended.step.run_id);
+    }
+
+    fn end_run(
+        &mut self,
+        ended: &Ended<'_>,
+        state: RunState,
+        output: Option<Payload>,
+        error: Option<Payload>,
+        announce: bool,
+    ) {
+        // two steps of one run may end it in one batch: the first does
+        let run_id = ended.step.run_id;
+        if !self.batch.endings.iter().any(|e| e.run_id == run_id) {
+            let workflow = ended.version.workflow.clone();
+            self.batch.endings.push(RunEnding { run_id, workflow, state, output, error, announce });
+        }
+    }
+
+    fn record(
+        &mut self,
+        index: usize,
+        ended: &Ended<'_>,
+        outcome: Outcome,
+        output: Option<Payload>,
+        error: Option<&StepError>,
+    ) {
+        let step = ended.step;
+        self.outcomes[index] = Some(outcome);
+        let node = ended.version.graph.node(step.node).map_or("", |node| &node.id);
+        self.batch.attempts.push(EndedAttempt {
+            run_id: step.run_id,
+            frame: step.frame,
+            node: step.node,
+            attempt: step.attempt,
+            outcome,
+            enqueued_at: step.enqueued_at,
+            claimed_at: step.claimed_at,
+            duration: ended.duration,
+            output,
+            error: error.map(|error| error.clone().at(node, step.attempt).to_payload()),
+        });
+    }
+
+    fn record_skip(&mut self, run_id: Uuid, frame: i32, node: NodeNumber, reason: &str) {
+        let reason = Payload::of(&serde_json::json!({ "reason": reason })).unwrap_or_else(|_| Payload::null());
+        self.batch.attempts.push(EndedAttempt {
+            run_id,
+            frame,
+            node,
+            attempt: 0,
+            outcome: Outcome::Skipped,
+            enqueued_at: None,
+            claimed_at: None,
+            duration: None,
+            output: None,
+            error: Some(reason),
+        });
+    }
+
+    /// A run that this batch closes starts nothing more: what its other steps of the batch led to is dropped, their records stay.
+    fn drop_consequences_of_closed_runs(&mut self) {
+        let closed = &self.closed;
+        let open = |step: &HeldStep| !closed.contains(&step.run_id);
+        let mut kept_from = std::mem::take(&mut self.kept_from).into_iter();
+        let kept = std::mem::take(&mut self.batch.kept).into_iter();
+        for step in kept {
+            let from = kept_from.next().flatten();
+            if open(&step) {
+                self.batch.kept.push(step);
+                self.kept_from.push(from);
+            }
+        }
+        self.batch.ready.retain(open);
+        self.batch.delayed.retain(|(_, step)| open(step));
+        self.arrivals.retain(|(run_id, ..), _| !closed.contains(run_id));
+    }
+}
+
+/// The same step job, to be put back.
+#[must_use]
+pub fn again(step: &HeldStep) -> HeldStep {
+    HeldStep {
+        run_id: step.run_id,
+        version_id: step.version_id,
+        frame: step.frame,
+        node: step.node,
+        kind: step.kind,
+        attempt: step.attempt,
+        failed: step.failed,
+        lost: step.lost,
+        queue_id: step.queue_id,
+        priority: step.priority,
+        solo: step.solo,
+        enqueued_at: None,
+        claimed_at: None,
+    }
+}
+
+/// The output of a run that ends with its only sink, whose own output is not among the values yet.
+fn run_output(ended: &Ended<'_>, output: Option<&Payload>) -> Result<Payload, StepError> {
+    match output {
+        Some(output) => {
+            let mut values = ended.values.clone();
+            values.results.insert(ended.step.node, NodeResult::Completed(output.clone()));
+            ended.version.graph.run_output(&values)
+        }
+        None => ended.version.graph.run_output(ended.values),
+    }
+}
+
+/// The failure of a step that was lost too often while alone: it takes no more workers with it.
+#[must_use]
+pub fn poisoned(lost: i16) -> StepError {
+    StepError::permanent(
+        error::LOST,
+        &format!("its worker died {lost} times while running this step alone: it is given up as a poison step"),
+    )
+}
+
+/// How many steps the baton may still list.
+#[must_use]
+pub fn places(held: usize) -> i32 {
+    i32::try_from(MAX_HELD.saturating_sub(held)).unwrap_or(0)
+}

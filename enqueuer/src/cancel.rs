@@ -1,0 +1,61 @@
+//! Canceling a run, in a transaction of its own: it locks the run's row, which the lane that ends the run needs too.
+
+use std::future::IntoFuture;
+use std::pin::Pin;
+
+use longshore_core::database::{self, ErrorKind};
+use longshore_core::pacing::Pacing;
+use longshore_core::run::{self, Canceled};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::Error;
+
+const ATTEMPTS: u32 = 5;
+const NO_REASON: &str = "canceled by request";
+
+/// A cancel that waits to be written: await it.
+#[derive(Debug)]
+#[must_use = "nothing is canceled before it is awaited"]
+pub struct Cancel<'e> {
+    pool: &'e PgPool,
+    id: Uuid,
+    reason: Option<String>,
+}
+
+impl<'e> Cancel<'e> {
+    pub(crate) fn new(pool: &'e PgPool, id: Uuid) -> Self {
+        Self { pool, id, reason: None }
+    }
+
+    /// Why, for people: the message of the run's error.
+    pub fn reason(self, reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..self }
+    }
+}
+
+impl<'e> IntoFuture for Cancel<'e> {
+    type Output = Result<Canceled, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'e>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let reason = self.reason.as_deref().unwrap_or(NO_REASON);
+            let mut pacing = Pacing::reconnect();
+            for _ in 1..ATTEMPTS {
+                match run::cancel(self.pool, self.id, reason).await {
+                    Err(Error::Database(error)) if passes(&error) => {
+                        tracing::debug!(%error, run_id = %self.id, "a cancel is sent again");
+                        tokio::time::sleep(pacing.pause()).await;
+                    }
+                    result => return result,
+                }
+            }
+            run::cancel(self.pool, self.id, reason).await
+        })
+    }
+}
+
+fn passes(error: &sqlx::Error) -> bool {
+    matches!(database::kind(error), ErrorKind::Ambiguous | ErrorKind::Retryable)
+}

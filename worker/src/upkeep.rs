@@ -1,0 +1,279 @@
+//! A worker's clockwork: one statement a tick carries its heartbeat, promotes timers and tells what else there is to do, for this worker (wake a
+//! lane) or for the fleet (take back the steps of a dead lane, settle closed runs). The ticks of a fleet spread, so that an idle one of any size
+//! costs Postgres about the same.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use longshore_core::fleet::{self, Registration};
+use longshore_core::pacing::Pacing;
+use longshore_core::upkeep::{self, Settling, Tick};
+use longshore_core::{notify, sample};
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
+
+use crate::http::Health;
+use crate::lane::{Serves, Wake};
+use crate::shared::Shared;
+use crate::sweep::rest_after;
+
+/// A worker alone ticks this often; of n workers each ticks every n times that.
+const TICK: Duration = Duration::from_millis(500);
+
+/// However large the fleet, a worker ticks at least this often (heartbeats count as live for 30 s).
+const LONGEST_TICK: Duration = Duration::from_secs(10);
+
+/// Timers promoted by one tick.
+const PROMOTE: i32 = 1000;
+
+/// How often the whole table of lanes is read for leases that the registry misses, and dead workers are forgotten.
+const BACKSTOP: Duration = Duration::from_secs(60);
+
+/// How often one worker samples the database for the metrics; a fleet takes turns.
+const SAMPLE: Duration = Duration::from_secs(15);
+
+/// Lanes reaped by one tick: a bound, since each is its own transaction.
+const REAP: usize = 200;
+
+/// The lanes to wake: all that claim from queues, and the one for lonely steps.
+pub(crate) struct Lanes {
+    pub(crate) normal: Vec<Arc<Wake>>,
+    pub(crate) solo: Arc<Wake>,
+}
+
+/// Lanes that serve every queue there is.
+pub(crate) struct AllQueues {
+    pub(crate) serves: Vec<Serves>,
+    pub(crate) alone: Serves,
+    /// A lane's slots for a queue that comes later.
+    pub(crate) slots: i32,
+}
+
+/// How often a worker that serves all queues looks for new ones.
+const NEW_QUEUES: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub(crate) struct Upkeep {
+    pub(crate) all: Option<AllQueues>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: PgPool,
+    pub(crate) registration: Registration,
+    pub(crate) queues: Vec<i32>,
+    pub(crate) lanes: Lanes,
+    pub(crate) health: Health,
+    /// Tick now.
+    pub(crate) hurry: Arc<Notify>,
+}
+
+impl Upkeep {
+    /// Tick until the worker has left.
+    pub(crate) async fn run(mut self) {
+        let mut settling = Settling::default();
+        let mut pacing = Pacing::reconnect();
+        let (mut backstop, mut sampled, mut discovered) = (Instant::now(), Instant::now(), Instant::now());
+        loop {
+            let began = Instant::now();
+            let pause = match self.tick(&mut settling).await {
+                Ok(tick) => {
+                    pacing.reset();
+                    let period = (TICK * tick.live.max(1)).min(LONGEST_TICK);
+                    self.health.upkeep_ok(period.max(Duration::from_secs(5)));
+                    if self.all.is_some() && began >= discovered + NEW_QUEUES {
+                        discovered = began;
+                        self.discover().await;
+                    }
+                    if began >= backstop + BACKSTOP {
+                        backstop = began;
+                        self.backstop().await;
+                    }
+                    if began >= sampled + SAMPLE * tick.live.max(1) || sampled == backstop {
+                        sampled = began;
+                        self.sample().await;
+                    }
+                    next_tick(&tick, period, began.elapsed())
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "upkeep found no database, trying again");
+                    pacing.pause()
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.hurry.notified() => {}
+            }
+        }
+    }
+
+    async fn tick(&self, settling: &mut Settling) -> Result<Tick, sqlx::Error> {
+        let began = Instant::now();
+        let mut connection = self.pool.acquire().await?;
+        self.shared.metrics.pool_wait(began.elapsed());
+        let occupied = self.shared.occupied.load(Ordering::Relaxed);
+        let slots = usize::try_from(self.registration.slots).unwrap_or(0);
+        self.shared.metrics.slots(occupied, slots.saturating_sub(occupied));
+        let tick = upkeep::tick(&mut connection, self.registration.worker_id, &self.queues, PROMOTE).await?;
+        if !tick.known && !self.shared.draining.is_cancelled() {
+            fleet::register(&mut connection, &self.registration).await?;
+        }
+        for queue_id in &tick.promoted_queues {
+            self.shared.tell(*queue_id);
+        }
+        if !tick.ready.is_empty() {
+            self.lanes.normal.iter().for_each(|lane| lane.sweep());
+        }
+        if !tick.solo.is_empty() {
+            self.lanes.solo.sweep();
+        }
+        if tick.expired {
+            self.reap(&mut connection, false).await?;
+        }
+        if tick.closings {
+            settling.step(&mut connection).await?;
+        }
+        Ok(tick)
+    }
+
+    async fn reap(&self, connection: &mut sqlx::PgConnection, scan: bool) -> Result<(), sqlx::Error> {
+        for _ in 0..REAP {
+            let Some(reaped) = upkeep::reap(connection, scan).await? else { break };
+            let steps = u64::try_from(reaped.steps).unwrap_or(0);
+            tracing::warn!(lane_id = reaped.lane_id, worker_id = ?reaped.worker_id, steps, "took back the steps of a lane whose lease was over");
+            self.shared.metrics.leases_lost(steps);
+            self.lanes.normal.iter().for_each(|lane| lane.sweep());
+            self.lanes.solo.sweep();
+        }
+        Ok(())
+    }
+
+    /// Serve the queues that came since.
+    async fn discover(&mut self) {
+        let known = async { fleet::queues(&mut *self.pool.acquire().await?).await };
+        let (known, Some(all)) = (known.await, &self.all) else { return };
+        let served = self.queues.len();
+        for (queue_id, name) in known.unwrap_or_default() {
+            if self.queues.contains(&queue_id) {
+                continue;
+            }
+            tracing::info!(queue = name, "serving a new queue");
+            all.serves.iter().for_each(|lane| lane.add(queue_id, all.slots));
+            all.alone.add(queue_id, 1);
+            self.queues.push(queue_id);
+            self.registration.queues.push(name.clone());
+            let mut names = self.shared.queue_names.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            names.insert(queue_id, name);
+        }
+        if served == self.queues.len() {
+            return;
+        }
+        let registered = async { fleet::register(&mut *self.pool.acquire().await?, &self.registration).await };
+        if let Err(error) = registered.await {
+            tracing::warn!(%error, "cannot tell the fleet which queues this worker serves");
+        }
+    }
+
+    async fn backstop(&self) {
+        let done = async {
+            let mut connection = self.pool.acquire().await?;
+            self.reap(&mut connection, true).await?;
+            fleet::forget_dead(&mut connection).await
+        };
+        if let Err(error) = done.await {
+            tracing::warn!(%error, "the backstop found no database");
+        }
+    }
+
+    async fn sample(&self) {
+        let done = async {
+            let mut connection = self.pool.acquire().await?;
+            let queues = sample::queues(&mut connection).await?;
+            Ok::<_, sqlx::Error>((queues, sample::database(&mut connection).await?))
+        };
+        match done.await {
+            Ok((queues, database)) => {
+                for queue in queues {
+                    self.shared.metrics.queue_sample(&queue.name, queue.oldest_ready, queue.ready, queue.delayed);
+                }
+                let dead: Vec<(&str, u64)> =
+                    database.dead_rows.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
+                self.shared.metrics.database_sample(database.oldest_snapshot, &dead);
+            }
+            Err(error) => tracing::warn!(%error, "cannot sample the database"),
+        }
+    }
+}
+
+/// When to tick again: by the period, when the next timer is due, at once when more timers are due; but a tick that took long (a pinned snapshot
+/// makes it walk over dead rows) rests first.
+fn next_tick(tick: &Tick, period: Duration, took: Duration) -> Duration {
+    let more = tick.promoted >= PROMOTE.unsigned_abs();
+    let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
+    let period = period.mul_f64(rand::random_range(0.8..1.2));
+    due.map_or(period, |due| due.min(period)).max(rest_after(took)).max(Duration::from_millis(2))
+}
+
+/// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
+pub(crate) async fn listen(shared: Arc<Shared>, url: String, wakes: Vec<(Serves, Arc<Wake>)>) {
+    let mut pacing = Pacing::reconnect();
+    loop {
+        let error = match listen_once(&shared, &url, &wakes, &mut pacing).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        tracing::warn!(%error, "lost the connection that listens, connecting again");
+        tokio::time::sleep(pacing.pause()).await;
+    }
+}
+
+async fn listen_once(
+    shared: &Shared,
+    url: &str,
+    wakes: &[(Serves, Arc<Wake>)],
+    pacing: &mut Pacing,
+) -> Result<std::convert::Infallible, sqlx::Error> {
+    let mut listener = PgListener::connect(url).await?;
+    listener.listen(notify::CHANNEL).await?;
+    pacing.reset();
+    loop {
+        let hint = listener.recv().await?;
+        let names = shared.queue_names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (queues, wake) in wakes {
+            if queues.get().iter().any(|(id, _)| names.get(id).is_some_and(|name| name == hint.payload())) {
+                wake.hint();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tick(next_due: Option<Duration>, promoted: u32) -> Tick {
+        Tick {
+            known: true,
+            live: 1,
+            promoted,
+            next_due,
+            promoted_queues: Vec::new(),
+            ready: Vec::new(),
+            solo: Vec::new(),
+            expired: false,
+            closings: false,
+        }
+    }
+
+    #[test]
+    fn a_tick_comes_when_the_next_timer_is_due() {
+        let pause = next_tick(&tick(Some(Duration::from_millis(100)), 0), TICK, Duration::from_millis(1));
+        assert_eq!(pause, Duration::from_millis(102));
+        assert!(next_tick(&tick(None, 1000), TICK, Duration::ZERO) <= Duration::from_millis(2));
+        assert!(next_tick(&tick(None, 0), TICK, Duration::ZERO) >= Duration::from_millis(400));
+    }
+
+    #[test]
+    fn slow_ticks_rest() {
+        assert_eq!(next_tick(&tick(None, 1000), TICK, Duration::from_millis(40)), Duration::from_millis(800));
+    }
+}
