@@ -31,23 +31,15 @@ const SLACK: TimeDelta = TimeDelta::seconds(1);
 
 /// Why the run is not finished, or how it ended; `None` if there is no such run. Reads one snapshot in a
 /// transaction of its own, so `conn` must be in none; changes nothing. Any error is the database's.
-pub async fn explain(
-    conn: &mut PgConnection,
-    run_id: Uuid,
-) -> Result<Option<Explanation>, sqlx::Error> {
-    let mut tx = conn
-        .begin_with(include_str!("../sql/inspect/snapshot.sql"))
-        .await?;
+pub async fn explain(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanation>, sqlx::Error> {
+    let mut tx = conn.begin_with(include_str!("../sql/inspect/snapshot.sql")).await?;
     let answer = read(&mut tx, run_id).await?;
     tx.rollback().await?;
     Ok(answer)
 }
 
 async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanation>, sqlx::Error> {
-    let Some(run) = query(include_str!("../sql/explain/run.sql"), run_id)
-        .fetch_optional(&mut *conn)
-        .await?
-    else {
+    let Some(run) = query(include_str!("../sql/explain/run.sql"), run_id).fetch_optional(&mut *conn).await? else {
         return Ok(None);
     };
     let state: RunState = word(&run, "state")?;
@@ -55,23 +47,16 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
     let now: DateTime<Utc> = run.try_get("now")?;
     let run_at: Option<DateTime<Utc>> = run.try_get("run_at")?;
 
-    let ready = query(include_str!("../sql/explain/ready.sql"), run_id)
-        .bind(MAX_SHOWN)
-        .bind(MAX_AHEAD);
+    let ready = query(include_str!("../sql/explain/ready.sql"), run_id).bind(MAX_SHOWN).bind(MAX_AHEAD);
     let (mut ready, ready_total) = shown(&ready.fetch_all(&mut *conn).await?, ready_row)?;
     let delayed = query(include_str!("../sql/explain/delayed.sql"), run_id).bind(MAX_SHOWN);
-    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| {
-        delayed_row(row, run_at)
-    })?;
-    let held = query(include_str!("../sql/explain/held.sql"), run_id)
-        .bind(MAX_SHOWN)
-        .bind(WORKER_SILENT_SECONDS);
+    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| delayed_row(row, run_at))?;
+    let held = query(include_str!("../sql/explain/held.sql"), run_id).bind(MAX_SHOWN).bind(WORKER_SILENT_SECONDS);
     let (held, held_total) = shown(&held.fetch_all(&mut *conn).await?, |row| held_row(row, now))?;
 
     let steps = inspect::steps(conn, run_id).await?;
     let stuck = !state.has_ended() && ready_total + delayed_total + held_total == 0;
-    let (mut joins, mut joins_total, mut problems, mut lost) =
-        (Vec::new(), 0, Vec::new(), Vec::new());
+    let (mut joins, mut joins_total, mut problems, mut lost) = (Vec::new(), 0, Vec::new(), Vec::new());
     if !state.has_ended() {
         joins = joins_of(conn, run_id, version_id, &steps).await?;
         joins_total = joins.len();
@@ -105,10 +90,7 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
         held_total,
         joins,
         joins_total,
-        pending: steps
-            .iter()
-            .filter(|step| step.state == NodeState::Pending)
-            .count(),
+        pending: steps.iter().filter(|step| step.state == NodeState::Pending).count(),
         problems,
     }))
 }
@@ -119,10 +101,7 @@ fn query(sql: &'static str, run_id: Uuid) -> Query<'static, Postgres, PgArgument
 }
 
 /// The rows as values, and the total that each row repeats.
-fn shown<T>(
-    rows: &[PgRow],
-    read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
-) -> Result<(Vec<T>, i64), sqlx::Error> {
+fn shown<T>(rows: &[PgRow], read: impl Fn(&PgRow) -> Result<T, sqlx::Error>) -> Result<(Vec<T>, i64), sqlx::Error> {
     let total = rows.first().map_or(Ok(0), |row| row.try_get("total"))?;
     Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
 }
@@ -230,10 +209,7 @@ fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView])
     for (node, source) in in_edges {
         sources.entry(*node).or_default().push(*source);
     }
-    let steps: HashMap<(i32, i32), &StepView> = steps
-        .iter()
-        .map(|step| ((step.frame, step.number), step))
-        .collect();
+    let steps: HashMap<(i32, i32), &StepView> = steps.iter().map(|step| ((step.frame, step.number), step)).collect();
     let joins = joins.into_iter().filter_map(|(number, mut join)| {
         let tokens = sources.get(&number).map_or(&[][..], Vec::as_slice);
         join.in_edges = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
@@ -242,9 +218,7 @@ fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView])
     let joins: Vec<_> = joins.collect();
     let counting: HashSet<i32> = joins.iter().map(|(number, ..)| *number).collect();
     let waiting = joins.into_iter().map(|(number, mut join, tokens)| {
-        join.fired = steps
-            .get(&(join.frame, number))
-            .is_some_and(|step| step.state != NodeState::Pending);
+        join.fired = steps.get(&(join.frame, number)).is_some_and(|step| step.state != NodeState::Pending);
         let mut named = HashSet::new();
         for source in tokens.iter().filter(|source| named.insert(**source)) {
             let Some(step) = steps.get(&(join.frame, *source)) else {
@@ -256,10 +230,7 @@ fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView])
             }
             join.waits_for_total += 1;
             if join.waits_for.len() < MAX_NAMED {
-                join.waits_for.push(Predecessor {
-                    node: step.node.clone(),
-                    state: step.state,
-                });
+                join.waits_for.push(Predecessor { node: step.node.clone(), state: step.state });
             }
         }
         join
@@ -268,17 +239,9 @@ fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView])
 }
 
 /// The nodes of a stuck run that should have a step by now.
-async fn broken_off(
-    conn: &mut PgConnection,
-    version_id: i32,
-    steps: &[StepView],
-) -> Result<Vec<String>, sqlx::Error> {
+async fn broken_off(conn: &mut PgConnection, version_id: i32, steps: &[StepView]) -> Result<Vec<String>, sqlx::Error> {
     let numbers = |wanted: fn(NodeState) -> bool| -> Vec<i32> {
-        steps
-            .iter()
-            .filter(|step| wanted(step.state))
-            .map(|step| step.number)
-            .collect()
+        steps.iter().filter(|step| wanted(step.state)).map(|step| step.number).collect()
     };
     sqlx::query_scalar(include_str!("../sql/explain/lost.sql"))
         .bind(version_id)
@@ -290,22 +253,12 @@ async fn broken_off(
 }
 
 /// What no live worker does although a step job needs it, each said once.
-fn unserved(
-    ready: &[Ready],
-    delayed: &[Delayed],
-    held: &[Held],
-    fleet: &[WorkerView],
-) -> Vec<String> {
-    let ready = ready
-        .iter()
-        .map(|step| (step.queue.as_str(), step.handler.as_deref()));
-    let delayed = delayed
-        .iter()
-        .map(|step| (step.queue.as_str(), step.handler.as_deref()));
+fn unserved(ready: &[Ready], delayed: &[Delayed], held: &[Held], fleet: &[WorkerView]) -> Vec<String> {
+    let ready = ready.iter().map(|step| (step.queue.as_str(), step.handler.as_deref()));
+    let delayed = delayed.iter().map(|step| (step.queue.as_str(), step.handler.as_deref()));
     let needs: BTreeSet<_> = ready.chain(delayed).collect();
     let mut problems = BTreeSet::new();
-    if active(fleet).next().is_none() && (!needs.is_empty() || held.iter().any(|step| step.overdue))
-    {
+    if active(fleet).next().is_none() && (!needs.is_empty() || held.iter().any(|step| step.overdue)) {
         problems.insert("no live worker at all".to_owned());
     }
     for (queue, handler) in needs {
@@ -317,9 +270,7 @@ fn unserved(
         if !active(fleet).any(|worker| knows(worker, handler)) {
             problems.insert(format!("no live worker knows handler {name}"));
         } else if served && takers(fleet, queue, handler) == 0 {
-            problems.insert(format!(
-                "no live worker that serves queue {queue} knows handler {name}"
-            ));
+            problems.insert(format!("no live worker that serves queue {queue} knows handler {name}"));
         }
     }
     problems.into_iter().collect()
@@ -327,15 +278,11 @@ fn unserved(
 
 /// How many live workers can take a step job.
 fn takers(fleet: &[WorkerView], queue: &str, handler: Option<&str>) -> usize {
-    active(fleet)
-        .filter(|worker| serves(worker, queue) && knows(worker, handler))
-        .count()
+    active(fleet).filter(|worker| serves(worker, queue) && knows(worker, handler)).count()
 }
 
 fn active(fleet: &[WorkerView]) -> impl Iterator<Item = &WorkerView> {
-    fleet
-        .iter()
-        .filter(|worker| worker.live && !worker.draining)
+    fleet.iter().filter(|worker| worker.live && !worker.draining)
 }
 
 fn serves(worker: &WorkerView, queue: &str) -> bool {

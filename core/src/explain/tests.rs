@@ -113,29 +113,10 @@ fn a_join_names_the_predecessors_that_have_not_ended() {
         step(2, NodeState::Pending),
         step(3, NodeState::Step(S::Completed)), // fired early, counts on
     ];
-    let joins = vec![
-        (2, join("n2", 1)),
-        (3, join("n3", 1)),
-        (END, join("(end)", 1)),
-    ];
-    let in_edges = [
-        (2, 0),
-        (2, 1),
-        (2, 1),
-        (3, 0),
-        (3, 1),
-        (END, 2),
-        (END, 3),
-        (END, 3),
-    ];
+    let joins = vec![(2, join("n2", 1)), (3, join("n3", 1)), (END, join("(end)", 1))];
+    let in_edges = [(2, 0), (2, 1), (2, 1), (3, 0), (3, 1), (END, 2), (END, 3), (END, 3)];
     let waiting = waiting(joins, &in_edges, &steps);
-    let named = |place: usize| -> Vec<&str> {
-        waiting[place]
-            .waits_for
-            .iter()
-            .map(|p| p.node.as_str())
-            .collect()
-    };
+    let named = |place: usize| -> Vec<&str> { waiting[place].waits_for.iter().map(|p| p.node.as_str()).collect() };
     assert_eq!((waiting[0].in_edges, named(0)), (3, vec!["n1"]));
     assert!(!waiting[0].fired && waiting[1].fired);
     assert_eq!(named(1), ["n1"]);
@@ -153,26 +134,13 @@ fn what_no_live_worker_does_is_said_once() {
     let steps = [ready(), ready()];
     let said = |fleet: &[WorkerView]| unserved(&steps, &[], &[], fleet);
     assert_eq!(said(&[worker("q", "h")]), [""; 0]);
-    assert_eq!(
-        said(&[worker("q", "x")]),
-        ["no live worker knows handler h"]
-    );
+    assert_eq!(said(&[worker("q", "x")]), ["no live worker knows handler h"]);
     assert_eq!(said(&[worker("x", "h")]), ["no live worker serves queue q"]);
-    assert_eq!(
-        said(&[worker("q", "x"), worker("x", "h")]),
-        ["no live worker that serves queue q knows handler h"]
-    );
-    let gone = WorkerView {
-        live: false,
-        ..worker("q", "h")
-    };
+    assert_eq!(said(&[worker("q", "x"), worker("x", "h")]), ["no live worker that serves queue q knows handler h"]);
+    let gone = WorkerView { live: false, ..worker("q", "h") };
     assert_eq!(
         said(&[gone]),
-        [
-            "no live worker at all",
-            "no live worker knows handler h",
-            "no live worker serves queue q"
-        ]
+        ["no live worker at all", "no live worker knows handler h", "no live worker serves queue q"]
     );
 }
 
@@ -214,10 +182,7 @@ fn the_text_says_what_each_thing_waits_for() {
     answer.held_total = 1;
     answer.joins = vec![Join {
         in_edges: 2,
-        waits_for: vec![Predecessor {
-            node: "ship".to_owned(),
-            state: NodeState::Step(StepState::Running),
-        }],
+        waits_for: vec![Predecessor { node: "ship".to_owned(), state: NodeState::Step(StepState::Running) }],
         waits_for_total: 1,
         ..join("done", 1)
     }];
@@ -249,20 +214,10 @@ fn the_text_says_how_a_run_ended_and_that_one_is_stuck() {
         ..explanation()
     };
     let text = failed.to_string();
-    assert!(
-        text.ends_with("failed 30s ago, after 1m10s: node pay, attempt 3: declined: no money"),
-        "{text}"
-    );
-    let stuck = Explanation {
-        stuck: true,
-        lost: vec!["ship".to_owned()],
-        ..explanation()
-    };
+    assert!(text.ends_with("failed 30s ago, after 1m10s: node pay, attempt 3: declined: no money"), "{text}");
+    let stuck = Explanation { stuck: true, lost: vec!["ship".to_owned()], ..explanation() };
     let text = stuck.to_string();
-    assert!(
-        text.contains("STUCK: ") && text.ends_with("it broke off before ship"),
-        "{text}"
-    );
+    assert!(text.contains("STUCK: ") && text.ends_with("it broke off before ship"), "{text}");
 }
 
 #[test]
