@@ -7,9 +7,7 @@ use longshore::{
     postgres::{Cluster, Listen},
     stage::{Plan, Stage},
 };
-use longshore_core::{database, fleet};
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::{progress::Progress, signals::Leave};
 use crate::{Global, output::Format};
@@ -71,11 +69,7 @@ impl Arguments {
         let running = Running {
             database_url: stage.url().to_owned(),
             dir: stage.dir().to_owned(),
-            workers: stage
-                .metrics()
-                .into_iter()
-                .map(|(name, metrics_url)| Worker { name, metrics_url })
-                .collect(),
+            workers: stage.metrics().into_iter().map(|(name, metrics_url)| Worker { name, metrics_url }).collect(),
         };
         global.output.print(&running, Running::text)?;
         let ended = tokio::select! {
@@ -110,35 +104,18 @@ impl Running {
     }
 }
 
-/// Replace workers that end by themselves; when a queue is made, replace them all, as they serve the queues that there were when they started.
+/// Replace workers that end by themselves.
 async fn keep_up(stage: &mut Stage) -> Result<()> {
-    let pool = database::pool(stage.url(), 1).await?;
-    let mut queues = queues(&pool).await?;
     let progress = Progress::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         for (worker, status) in stage.fleet().take_ended()? {
-            progress.say(&format!("{} ended with {status}, another takes its place: {}", worker.name(), worker.log_end()));
+            progress.say(&format!(
+                "{} ended with {status}, another takes its place: {}",
+                worker.name(),
+                worker.log_end()
+            ));
             stage.spawn()?;
         }
-        let now = self::queues(&pool).await?;
-        if now != queues {
-            queues = now;
-            progress.say("there is a new queue: the workers start again to serve it");
-            let count = stage.fleet().workers().len();
-            stage.fleet().stop(STOP_WITHIN).await?;
-            for _ in 0..count {
-                stage.spawn()?;
-            }
-            stage.started().await?;
-            for (name, url) in stage.metrics() {
-                progress.say(&format!("{name} runs, its metrics are at {url}"));
-            }
-        }
     }
-}
-
-async fn queues(pool: &PgPool) -> Result<Vec<String>> {
-    let mut connection = pool.acquire().await?;
-    Ok(fleet::queues(&mut connection).await?.into_values().collect())
 }

@@ -27,10 +27,7 @@ impl Arguments {
         let pruned = prune::prune(&global.pool().await?, self.older_than).await?;
         let pruned = Pruned { runs: pruned.runs, attempts: pruned.attempts, partitions: pruned.partitions };
         global.output.print(&pruned, |pruned| {
-            format!(
-                "pruned {} runs, {} attempts, {} empty months",
-                pruned.runs, pruned.attempts, pruned.partitions
-            )
+            format!("pruned {} runs, {} attempts, {} empty months", pruned.runs, pruned.attempts, pruned.partitions)
         })
     }
 }

@@ -186,8 +186,7 @@ impl Start {
 
 impl List {
     async fn run(self, global: &Global) -> Result<()> {
-        let filter =
-            Filter { workflow: self.workflow, state: self.state, limit: self.limit, before: self.before };
+        let filter = Filter { workflow: self.workflow, state: self.state, limit: self.limit, before: self.before };
         let listed = Listed { runs: inspect::list(&mut global.connect().await?, &filter).await? };
         global.output.print(&listed, |listed| {
             let row = |run: &RunSummary| {
