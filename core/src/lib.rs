@@ -20,6 +20,7 @@ pub mod attempt;
 pub mod queue;
 
 // Storage: each owns the SQL of its folder in core/sql.
+pub mod complete;
 pub mod cycle;
 pub mod database;
 pub mod fleet;

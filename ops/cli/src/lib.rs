@@ -7,4 +7,5 @@ pub mod exit;
 pub mod postgres;
 pub mod process;
 pub mod samples;
+pub mod stage;
 pub mod wfcommons;
