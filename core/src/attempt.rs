@@ -226,7 +226,7 @@ impl Plan {
     fn forget_whole_join(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
         let whole = |need| need <= 0 || matches!(step.kind, StepKind::Skip | StepKind::Rest);
-        if step.attempt <= 1 && ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
+        if ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
             self.batch.resolved_joins.push(JoinKey { run_id: step.run_id, frame: step.frame, node: step.node });
         }
     }
@@ -529,7 +529,8 @@ impl Plan {
 }
 
 /// The same step job, to be put back.
-fn again(step: &HeldStep) -> HeldStep {
+#[must_use]
+pub fn again(step: &HeldStep) -> HeldStep {
     HeldStep {
         run_id: step.run_id,
         version_id: step.version_id,

@@ -61,6 +61,12 @@ pub async fn forget_dead(connection: &mut PgConnection) -> Result<(), sqlx::Erro
     Ok(())
 }
 
+/// Forget a lane that holds nothing and will not claim again. Safe to call again.
+pub async fn forget_lane(connection: &mut PgConnection, lane_id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(include_str!("../sql/fleet/forget_lane.sql")).bind(SHARD).bind(lane_id).execute(connection).await?;
+    Ok(())
+}
+
 /// All queues: id and name.
 pub async fn queues(connection: &mut PgConnection) -> Result<BTreeMap<i32, String>, sqlx::Error> {
     let rows: Vec<(i32, String)> =

@@ -269,9 +269,9 @@ impl Graph {
         self.node(number)?.join
     }
 
-    /// True if a run's end is a join of several things: [`END`] fires and ends it.
+    /// True if [`END`] ends a run: its end is a join of several things, or its output is a template, for whose values a step of its own reads.
     pub fn end_needed(&self) -> bool {
-        self.open_ends > 1
+        self.open_ends > 1 || self.output.is_some()
     }
 
     /// What [`run_output`](Self::run_output) reads.

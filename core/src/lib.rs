@@ -20,6 +20,7 @@ pub mod attempt;
 pub mod queue;
 
 // Storage: each owns the SQL of its folder in core/sql.
+pub mod complete;
 pub mod cycle;
 pub mod database;
 pub mod fleet;
@@ -32,3 +33,8 @@ pub mod run;
 pub mod sample;
 pub mod upkeep;
 pub mod workflow;
+
+// What operators ask: reads only, each by its own SQL.
+pub mod doctor;
+pub mod explain;
+pub mod inspect;

@@ -45,6 +45,9 @@ pub struct Attempt {
 impl TestFleet {
     /// A database with these workflows published and no worker yet.
     pub async fn publish(definitions: impl IntoIterator<Item = Value>) -> Self {
+        // LONGSHORE_LOG=info shows what the workers of a failing test say
+        let filter = tracing_subscriber::EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| "off".into());
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
         let database = TestDatabase::new().await;
         let enqueuer = Enqueuer::connect(&database.url).await.unwrap();
         let fleet = Self { database, enqueuer, workers: Vec::new() };

@@ -2,6 +2,7 @@
 //! Only names, defaults and reading; what the values do is said where they are used.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -62,6 +63,10 @@ pub struct WorkerArgs {
     /// Name of this worker in logs and listings; its host name and process id where nothing is given
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+
+    /// Write the address of /metrics and /health to this file once it is known; for whoever started this process
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub address_file: Option<PathBuf>,
 }
 
 /// A queue to serve, read from `NAME` or `NAME=SLOTS`.

@@ -7,22 +7,29 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use longshore_core::attempt::Ending;
+use longshore_core::complete::PrivateStep;
 use longshore_core::error::{self, ErrorKind, StepError};
 use longshore_core::payload::Payload;
+use tokio::sync::oneshot;
 
 use crate::handler::ErasedHandler;
 use crate::mailbox::Mailbox;
 use crate::step::Step;
+use crate::transaction::Moved;
 
 /// Names a step within its lane, from when the lane got it until it ended.
 pub(crate) type Token = u64;
 
-/// What a handler leaves behind.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) token: Token,
-    pub(crate) ending: Ending,
-    pub(crate) duration: Duration,
+/// What a handler tells the lane that holds its step.
+pub(crate) enum Report {
+    /// It is over.
+    Ended { token: Token, ending: Ending, duration: Duration },
+    /// It wants a baton of its own.
+    Private { token: Token, answer: oneshot::Sender<Moved> },
+    /// To the lane of such a baton: pass it no more, a transaction is about to consume it.
+    Suspend { answer: oneshot::Sender<PrivateStep> },
+    /// To the lane of such a baton: it was consumed.
+    Committed,
 }
 
 /// A step that is about to run.
@@ -56,7 +63,7 @@ pub(crate) async fn execute(execution: Execution, mailbox: Arc<Mailbox<Report>>)
             Ending::Failed { error: StepError::new(error::TIMEOUT, ErrorKind::Timeout, &text), retry_after: None }
         }
     };
-    mailbox.put(Report { token, ending, duration: began.elapsed() });
+    mailbox.put(Report::Ended { token, ending, duration: began.elapsed() });
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -82,6 +82,11 @@ impl Handlers {
         self.by_name.keys().map(|name| name.to_string()).collect()
     }
 
+    /// How many bytes of JSON an output may have.
+    pub(crate) fn output_limit(&self) -> usize {
+        self.output_limit
+    }
+
     /// The handler of that name; none means that steps for it belong to another worker.
     pub(crate) fn get(&self, name: &str) -> Option<&ErasedHandler> {
         self.by_name.get(name)

@@ -3,20 +3,22 @@
 //! holds anew (`prepare`). A lane whose lease is over starts nothing; a lane that lost its baton drops everything and begins again under a new name.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
-use longshore_core::cycle::{self, Baton, HeldRow, Pass, Passed};
+use longshore_core::complete::PrivateStep;
+use longshore_core::cycle::{self, Baton, Due, HeldRow, Pass, Passed};
 use longshore_core::error::{self, StepError};
+use longshore_core::fleet;
 use longshore_core::graph::{NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
 use longshore_core::state::RunState;
 use longshore_core::workflow::LoadedVersion;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -25,6 +27,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::StepMetrics;
 use crate::prepare::{Decided, Prepared, prepare};
 use crate::shared::Shared;
+use crate::transaction::{LaneLink, Moved};
 
 /// At most this many steps end in one cycle.
 const MAX_BATCH: usize = 128;
@@ -50,6 +53,9 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 /// How often a lane looks which runs were closed, so that it can tell their handlers.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A step of a version that this worker cannot read (a newer one published it) is looked at again after this time.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
 /// A step's successors stay with its lane for so many hops and so long while other work waits, then they queue like everyone.
 const MAX_HOPS: u32 = 64;
 const MAX_STAY: Duration = Duration::from_secs(1);
@@ -74,13 +80,42 @@ impl Wake {
     }
 }
 
+/// The queues a lane serves and its slots for each. Shared with the upkeep, which adds queues that come later.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Serves(Arc<RwLock<Vec<(i32, i32)>>>);
+
+impl Serves {
+    pub(crate) fn new(slots: Vec<(i32, i32)>) -> Self {
+        Self(Arc::new(RwLock::new(slots)))
+    }
+
+    pub(crate) fn get(&self) -> RwLockReadGuard<'_, Vec<(i32, i32)>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serve this queue too, unless the lane does already.
+    pub(crate) fn add(&self, queue_id: i32, slots: i32) {
+        let mut serves = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !serves.iter().any(|(id, _)| *id == queue_id) {
+            serves.push((queue_id, slots));
+        }
+    }
+
+    /// All slots together.
+    fn total(&self) -> i32 {
+        self.get().iter().map(|(_, slots)| *slots).fold(0, i32::saturating_add)
+    }
+}
+
 /// What a lane may claim and hold.
 #[derive(Clone, Debug)]
 pub(crate) struct LaneSpec {
     /// Slots per queue.
-    pub(crate) slots: Vec<(i32, i32)>,
+    pub(crate) slots: Serves,
     /// A lane for one step at a time, claiming only those that must be alone.
     pub(crate) solo: bool,
+    /// A lane for the one step it began with.
+    pub(crate) private: bool,
 }
 
 /// A step that the lane holds.
@@ -141,6 +176,23 @@ pub(crate) struct Lane {
     backlog: bool,
     /// The finished steps waited long enough for company.
     flush: bool,
+    /// Steps that wish a baton of their own.
+    wishes: Vec<(Token, oneshot::Sender<Moved>)>,
+    /// Where the reports of such steps go.
+    moved: HashMap<Token, Moved>,
+    /// Claimed steps of versions that this worker cannot read: put back with the next cycle.
+    unreadable: Vec<HeldStep>,
+    /// A transaction is about to consume this lane's baton.
+    suspended: bool,
+    /// What this lane adds to the worker's count of occupied slots.
+    occupied: usize,
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.held.clear();
+        self.count_occupied();
+    }
 }
 
 /// A new lane's name: random and never reused.
@@ -171,23 +223,40 @@ impl Lane {
             sweep_soon: true,
             backlog: false,
             flush: false,
+            wishes: Vec::new(),
+            moved: HashMap::new(),
+            unreadable: Vec::new(),
+            suspended: false,
+            occupied: 0,
         }
     }
 
     /// Run until the worker drains and nothing is held, or until it stops and what is held was given back.
     pub(crate) async fn run(mut self) {
+        self.cycle_on().await;
+        let private = self.baton.as_ref().filter(|baton| self.spec.private && !baton.stands);
+        if let Some(baton) = private {
+            let forgotten =
+                async { fleet::forget_lane(&mut *self.shared.sender.pool.acquire().await?, baton.lane_id).await };
+            if let Err(error) = forgotten.await {
+                tracing::debug!(%error, "a private lane stays registered until its worker leaves");
+            }
+        }
+    }
+
+    async fn cycle_on(&mut self) {
         loop {
             self.collect();
-            if self.shared.stop.is_cancelled() {
+            if self.shared.stop.is_cancelled() && !self.suspended {
                 self.release_all();
-                if self.finished.is_empty() {
+                if self.finished.is_empty() && self.unreadable.is_empty() {
                     return;
                 }
             }
             self.start_prepared();
             if self.pass_is_due(Instant::now()) {
                 self.pass().await;
-            } else if self.draining() && self.held.is_empty() && self.finished.is_empty() {
+            } else if (self.draining() || self.spec.private) && self.held.is_empty() && self.finished.is_empty() {
                 return;
             } else {
                 self.wait().await;
@@ -202,14 +271,72 @@ impl Lane {
         self.shared.draining.is_cancelled()
     }
 
-    /// Take the reports of handlers that ended.
+    /// Take what handlers report.
     fn collect(&mut self) {
         for report in self.mailbox.take() {
-            // a report of a step that this lane lost is nobody's business any more
-            if let Some(held) = self.held.remove(&report.token) {
-                self.finish(held, report.ending, Some(report.duration));
+            match report {
+                Report::Ended { token, ending, duration } => {
+                    self.suspended = false;
+                    // a report of a step that this lane lost is nobody's business any more
+                    if let Some(held) = self.held.remove(&token) {
+                        self.finish(held, ending, Some(duration));
+                    } else if let Some(moved) = self.moved.remove(&token) {
+                        moved.put(Report::Ended { token, ending, duration });
+                    }
+                }
+                Report::Private { token, answer } => self.wishes.push((token, answer)),
+                Report::Suspend { answer } => {
+                    if let Some(step) = self.private_step() {
+                        self.suspended = answer.send(step).is_ok();
+                    }
+                }
+                Report::Committed => {
+                    for (_, held) in self.held.drain() {
+                        self.shared.tell(held.step.queue_id);
+                    }
+                    self.baton = None;
+                }
             }
         }
+    }
+
+    /// What a transaction needs to consume this lane's baton: only for a lane of one private step.
+    fn private_step(&self) -> Option<PrivateStep> {
+        let (baton, held) = (self.baton.as_ref()?, self.held.values().next()?);
+        let HeldStep { queue_id, priority, run_id, version_id, frame, node, attempt, enqueued_at, claimed_at, .. } =
+            held.step;
+        self.spec.private.then_some(PrivateStep {
+            lane_id: baton.lane_id,
+            cycle: baton.cycle,
+            queue_id,
+            priority,
+            run_id,
+            version_id,
+            frame,
+            node,
+            attempt,
+            enqueued_at,
+            claimed_at,
+        })
+    }
+
+    /// Give the step that wished it a lane of its own, on the baton that the cycle made.
+    fn part(&mut self, lane_id: i64, token: Token, answer: oneshot::Sender<Moved>) {
+        let Some(held) = self.held.remove(&token) else {
+            return;
+        };
+        let spec = LaneSpec { slots: Serves::default(), solo: false, private: true };
+        let mut lane = Lane::new(self.shared.clone(), spec, Arc::default());
+        lane.baton = Some(Baton { lane_id, cycle: 1, stands: true, registered: true });
+        lane.lease_until = self.lease_until;
+        lane.last_pass = self.last_pass;
+        lane.look = false;
+        lane.held.insert(token, held);
+        let mailbox = lane.mailbox.clone();
+        self.moved.insert(token, mailbox.clone());
+        self.shared.lanes.spawn(lane.run());
+        // the handler may be gone already; then its report follows the step
+        let _ = answer.send(mailbox);
     }
 
     /// A step ended: it waits for the next cycle.
@@ -232,6 +359,7 @@ impl Lane {
         if self.to_start.is_empty() || Instant::now() >= self.lease_until {
             return;
         }
+        self.count_occupied();
         for prepared in std::mem::take(&mut self.to_start) {
             if !self.held.contains_key(&prepared.token) {
                 continue;
@@ -241,7 +369,24 @@ impl Lane {
         }
     }
 
+    /// Keep the worker's count of occupied slots.
+    fn count_occupied(&mut self) {
+        let occupied = self.held.values().filter(|held| held.slot).count();
+        if occupied > self.occupied {
+            self.shared.occupied.fetch_add(occupied - self.occupied, Ordering::Relaxed);
+        } else {
+            self.shared.occupied.fetch_sub(self.occupied - occupied, Ordering::Relaxed);
+        }
+        self.occupied = occupied;
+    }
+
     fn pass_is_due(&self, now: Instant) -> bool {
+        if self.suspended {
+            return false;
+        }
+        if !self.wishes.is_empty() || !self.unreadable.is_empty() {
+            return true;
+        }
         if self.finished.is_empty() {
             let heartbeat = !self.held.is_empty() && now >= self.last_pass + self.shared.heartbeat;
             return heartbeat || (self.look && self.claim_is_due(now));
@@ -252,13 +397,14 @@ impl Lane {
 
     /// Worth a claim: a quarter of the slots is free, or it is a while since the last one.
     fn claim_is_due(&self, now: Instant) -> bool {
-        let slots: i32 = self.spec.slots.iter().map(|(_, slots)| slots).sum();
+        let slots = self.spec.slots.total();
         let free = slots - i32::try_from(self.held.values().filter(|held| held.slot).count()).unwrap_or(slots);
         !self.draining() && free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE)
     }
 
     /// Sleep until there is something to do.
     async fn wait(&mut self) {
+        self.count_occupied();
         if !self.finished.is_empty() {
             let few = self.finished.len() * 16 < self.held.len();
             let linger = if few { LINGER_FEW } else { LINGER };
@@ -272,7 +418,7 @@ impl Lane {
             return;
         }
         let mut until = Instant::now() + Duration::from_secs(3600);
-        if !self.held.is_empty() {
+        if !self.held.is_empty() && !self.suspended {
             until = until.min(self.last_pass + self.shared.heartbeat);
         }
         if self.look {
@@ -343,7 +489,7 @@ impl Lane {
     fn plan(&mut self, size: usize, now: Instant) -> (Plan, bool) {
         let (ending, staying) = self.finished.split_at(size);
         let mut room = Room {
-            slots: self.spec.slots.iter().copied().collect(),
+            slots: self.spec.slots.get().iter().copied().collect(),
             total: attempt::places(self.held.len() + self.finished.len()),
             keep: !self.draining() && !self.spec.solo,
         };
@@ -357,8 +503,13 @@ impl Lane {
         let ended: Vec<Ended<'_>> = ending.iter().map(|finished| finished.ended(self.backlog, now)).collect();
         plan.end_all(&ended);
         let batch = &mut plan.batch;
-        batch.held =
-            self.held.values().chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
+        batch.delayed.extend(self.unreadable.iter().map(|step| (Due::After(UNREADABLE_PAUSE), attempt::again(step))));
+        for (token, _) in &self.wishes {
+            batch.private.extend(self.held.get(token).and_then(|held| Some((new_lane_id(), row(&held.step)?))));
+        }
+        let wishes = |token: &Token| self.wishes.iter().any(|(wishing, _)| wishing == token);
+        let held = self.held.iter().filter(|(token, _)| !wishes(token)).map(|(_, held)| held);
+        batch.held = held.chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
         batch.known_closings =
             batch.ended_runs.iter().filter_map(|run| self.closed.get(run)).flatten().copied().collect();
         batch.look = now >= self.last_pass + LOOK_EVERY || ended.is_empty();
@@ -369,8 +520,10 @@ impl Lane {
 
     /// What to claim with this room, and whether it sweeps.
     fn claim(&mut self, room: &Room, now: Instant) -> (Claim, bool) {
-        let slots: i32 = self.spec.slots.iter().map(|(_, slots)| slots).sum();
+        let slots = self.spec.slots.total();
         let free: i32 = room.slots.values().map(|free| (*free).max(0)).sum::<i32>().min(room.total);
+        // a lonely step shares its lane with nothing
+        let free = if self.spec.solo { i32::from(room.total == attempt::places(0)) } else { free };
         let worth = free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE);
         if self.draining() || !worth || !(self.look || now >= self.claim_after) {
             return (Claim::default(), false);
@@ -382,10 +535,11 @@ impl Lane {
             self.claim_after = now + DRY_PAUSE;
             return (Claim::default(), false);
         }
-        let mut sources = Vec::with_capacity(4 * self.spec.slots.len());
+        let serves = self.spec.slots.get();
+        let mut sources = Vec::with_capacity(4 * serves.len());
         for priority in PRIORITIES {
             let priority = priority + if self.spec.solo { SOLO } else { 0 };
-            for (queue_id, _) in &self.spec.slots {
+            for (queue_id, _) in serves.iter() {
                 let limit = room.slots.get(queue_id).copied().unwrap_or(0).min(free);
                 if limit > 0 {
                     let low = if sweep { 0 } else { self.low.get(*queue_id, priority) };
@@ -399,6 +553,8 @@ impl Lane {
     /// The cycle was committed.
     async fn passed(&mut self, baton: Baton, passed: Passed, plan: Plan, size: usize, sent: Instant, sweep: bool) {
         self.renew(baton, sent);
+        self.grant(&plan);
+        self.unreadable.clear();
         let claimed = passed.new.iter().filter(|(_, seq)| seq.is_some()).count();
         self.note_claim(&plan.batch.claim, claimed, sent, sweep);
         for (claimed, seq) in &passed.new {
@@ -414,12 +570,18 @@ impl Lane {
         drop(finished);
         new.extend(self.admit(passed.new.into_iter().map(|(claimed, _)| claimed).collect()).await);
         self.heed(&passed.closings);
+        for held in &mut new {
+            // its run was closed while the cycle that keeps it was under way
+            held.live &= !passed.closings.iter().any(|(run, _)| *run == held.step.run_id);
+        }
         self.take_on(new).await;
     }
 
     /// The cycle was committed but its answer got lost: what the baton lists is what the lane holds.
     async fn recovered(&mut self, baton: Baton, listed: Vec<Claimed>, plan: Plan, size: usize, sent: Instant) {
         self.renew(baton, sent);
+        self.grant(&plan);
+        self.unreadable.clear();
         self.sweep_soon = true;
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         let at = listed.iter().filter_map(|claimed| claimed.step.claimed_at).max().unwrap_or_default();
@@ -436,6 +598,19 @@ impl Lane {
         let mut new = self.admit(unknown).await;
         new.extend(kept);
         self.take_on(new).await;
+    }
+
+    /// The private batons that the cycle made go to the steps that wished them.
+    fn grant(&mut self, plan: &Plan) {
+        let mut batons = plan.batch.private.iter();
+        for (token, answer) in std::mem::take(&mut self.wishes) {
+            // a wish for a step that ended meanwhile had no part in the batch
+            if self.held.contains_key(&token)
+                && let Some((lane_id, _)) = batons.next()
+            {
+                self.part(*lane_id, token, answer);
+            }
+        }
     }
 
     fn renew(&mut self, baton: Baton, sent: Instant) {
@@ -473,7 +648,7 @@ impl Lane {
             }
         }
         if joins > 0 {
-            for (queue_id, _) in &self.spec.slots {
+            for (queue_id, _) in self.spec.slots.get().iter() {
                 self.shared.tell(*queue_id);
             }
         }
@@ -515,16 +690,14 @@ impl Lane {
         kept
     }
 
-    /// Make what was claimed a held step with its version at hand. A version that cannot be read puts the step back.
+    /// Make what was claimed a held step with its version at hand. A step of a version that this worker cannot read goes back, for a newer one.
     async fn admit(&mut self, claimed: Vec<Claimed>) -> Vec<Held> {
         let mut new = Vec::with_capacity(claimed.len());
         for claimed in claimed {
             match self.shared.version(claimed.step.version_id).await {
                 Some(version) => new.push(Held::new(claimed, version)),
-                None => {
-                    // only the fence of time is left: the lease ends and the step is reclaimed, or the run is gone
-                    tracing::error!(run_id = %claimed.step.run_id, version_id = claimed.step.version_id, "claimed a step of an unknown version");
-                }
+                None if claimed.run_state.is_some() => self.unreadable.push(claimed.step),
+                None => tracing::warn!(run_id = %claimed.step.run_id, "dropped a step job of a run that is gone"),
             }
         }
         new
@@ -545,7 +718,12 @@ impl Lane {
                         self.finish(held, Ending::Canceled, None);
                         continue;
                     }
-                    self.to_start.push(Prepared::new(token, &held, start));
+                    let link = LaneLink {
+                        token,
+                        mailbox: self.mailbox.clone(),
+                        output_limit: self.shared.handlers.output_limit(),
+                    };
+                    self.to_start.push(Prepared::new(link, &held, start));
                     self.held.insert(token, held);
                 }
             }
@@ -600,8 +778,11 @@ impl Lane {
         self.finished.clear();
         self.to_start.clear();
         self.closed.clear();
+        self.wishes.clear();
+        self.unreadable.clear();
         self.baton = None;
         self.flush = false;
+        self.suspended = false;
         self.look = true;
         self.sweep_soon = true;
     }

@@ -19,6 +19,7 @@ use crate::handler::ErasedHandler;
 use crate::lane::Held;
 use crate::shared::Shared;
 use crate::step::{Step, StepFacts};
+use crate::transaction::LaneLink;
 
 /// A paused run's steps are looked at again after this time.
 const NOT_NOW: Duration = Duration::from_secs(30);
@@ -46,7 +47,8 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn new(token: Token, held: &Held, start: Start) -> Self {
+    pub(crate) fn new(link: LaneLink, held: &Held, start: Start) -> Self {
+        let token = link.token;
         let node = held.version.graph.node(held.step.node);
         let facts = StepFacts {
             run_id: held.step.run_id,
@@ -56,6 +58,7 @@ impl Prepared {
             frame: held.step.frame,
             deadline: tokio::time::Instant::now() + start.timeout,
             cancellation: held.cancellation.clone(),
+            link: Some(link),
         };
         Self { token, facts, start }
     }
@@ -241,10 +244,11 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
         let text = format!("the version has no node {node}");
         return end(Ending::RunFailed(StepError::permanent(longshore_core::error::INPUT_INVALID, &text)));
     };
-    if attempt == 1 && graph.entries() == [node] && graph.input_schema_value().is_some() {
-        if let Err(error) = graph.check_input(&values.run.input) {
-            return end(Ending::RunFailed(error));
-        }
+    if attempt == 1
+        && graph.entries() == [node]
+        && let Err(error) = graph.check_input(&values.run.input)
+    {
+        return end(Ending::RunFailed(error));
     }
     match &definition.kind {
         NodeKind::Task { handler, timeout, .. } => match shared.handlers.get(handler) {

@@ -1,5 +1,7 @@
 //! A worker as a whole process: telemetry, signals, and an end that comes even if a handler never yields. Both binaries are this and no more.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,11 +29,15 @@ pub fn run(
         .build()
         .context("cannot start threads for handlers")?;
     let grace = args.grace;
+    let address_file = args.address_file.clone();
     let result = runtime.block_on(async move {
         let (mut first, mut second) = (Leave::new()?, Leave::new()?);
         let worker = builder(args, handlers).start().await?;
         if let Some(address) = worker.address() {
             tracing::info!(%address, "metrics at http://{address}/metrics");
+            if let Some(file) = address_file {
+                tell(&file, address).with_context(|| format!("cannot write {}", file.display()))?;
+            }
         }
         let told = async move {
             tokio::select! {
@@ -50,6 +56,13 @@ pub fn run(
     // handlers that never yield must not keep the process
     runtime.shutdown_background();
     result
+}
+
+/// The file appears whole: a reader sees no half of an address.
+fn tell(file: &Path, address: SocketAddr) -> std::io::Result<()> {
+    let half = file.with_added_extension("new");
+    std::fs::write(&half, address.to_string())?;
+    std::fs::rename(&half, file)
 }
 
 fn builder(args: WorkerArgs, handlers: Handlers) -> WorkerBuilder {

@@ -1,6 +1,7 @@
 //! What all parts of one worker process share: where to send, what it knows, and the three ways of ending.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use longshore_core::pacing::Pacing;
 use longshore_core::workflow::LoadedVersion;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::handler::Handlers;
 use crate::metrics::Metrics;
@@ -35,6 +37,10 @@ pub(crate) struct Shared {
     /// Leave at once; what is held is reclaimed when its lease is over.
     pub(crate) abandon: CancellationToken,
     pub(crate) notifier: Notifier,
+    /// Slots with a running handler, over all lanes.
+    pub(crate) occupied: AtomicUsize,
+    /// The lanes that run, private ones too.
+    pub(crate) lanes: TaskTracker,
     pub(crate) queue_names: RwLock<HashMap<i32, String>>,
 }
 
@@ -47,12 +53,24 @@ impl Shared {
         }
     }
 
-    /// The version, read again and again until Postgres answers; `None` when there is no such version or the worker gave up waiting.
+    /// The version, read again and again until Postgres answers; `None` when there is no such version, this worker is
+    /// too old for it, or it gave up waiting.
     pub(crate) async fn version(&self, version_id: i32) -> Option<Arc<LoadedVersion>> {
         if let Some(version) = self.versions.kept(version_id) {
             return Some(version);
         }
         let version = self.insist("read a version", || self.versions.get(version_id)).await??;
+        let version = match version {
+            Ok(version) => version,
+            Err(problem) => {
+                tracing::error!(
+                    version_id,
+                    problem,
+                    "this worker cannot read the version: its steps wait for a newer worker"
+                );
+                return None;
+            }
+        };
         let mut names = self.queue_names.write().unwrap_or_else(PoisonError::into_inner);
         for node in version.graph.nodes() {
             names.entry(version.queue_id(node.number)).or_insert_with(|| node.queue.to_string());

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::transaction::LaneLink;
+
 /// One attempt of a step job, as its handler sees it. Cheap to clone and to send to other tasks.
 #[derive(Clone)]
 pub struct Step(Arc<Inner>);
@@ -27,9 +29,15 @@ pub(crate) struct StepFacts {
     pub(crate) frame: i32,
     pub(crate) deadline: Instant,
     pub(crate) cancellation: CancellationToken,
+    /// Where its lane listens.
+    pub(crate) link: Option<LaneLink>,
 }
 
 impl Step {
+    pub(crate) fn link(&self) -> Option<LaneLink> {
+        self.0.facts.link.clone()
+    }
+
     pub(crate) fn new(facts: StepFacts) -> Self {
         Self(Arc::new(Inner { facts, idempotency_key: OnceLock::new() }))
     }
@@ -116,6 +124,7 @@ pub(crate) mod tests {
             frame: 0,
             deadline: Instant::now() + Duration::from_secs(30),
             cancellation: CancellationToken::new(),
+            link: None,
         })
     }
 

@@ -1,14 +1,20 @@
 //! When a worker looks again from the start of its queues. A claim looks above its low-water mark only, so a row whose insert was committed late
-//! lies below it; a sweep finds it. Under a pinned snapshot a sweep walks over dead rows: its pace bounds that to a twentieth of the time.
+//! lies below it; a sweep finds it. Under a pinned snapshot a sweep walks over dead rows: its pace bounds that to a twentieth of the time, as long as one takes less than 50 ms.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A busy worker sweeps at least this often (promise: a start that was held open begins within about a second of its commit).
-const AT_LEAST_EVERY: Duration = Duration::from_millis(900);
+const AT_LEAST_EVERY: Duration = Duration::from_millis(500);
 
 /// A lane that found nothing above its marks may sweep this soon after the last sweep.
 const SOON: Duration = Duration::from_millis(20);
+
+/// How long to rest after a look that took so long: a twentieth of the time goes to looking, but within a second there is another look, unless
+/// looking alone takes a quarter of that.
+pub(crate) fn rest_after(took: Duration) -> Duration {
+    (took * 20).min(Duration::from_secs(1)).max(took * 4)
+}
 
 /// The pace of sweeps of one worker: one lane at a time.
 #[derive(Debug)]
@@ -35,7 +41,7 @@ impl Sweeps {
         if state.running.is_some_and(|began| now.duration_since(began) < Duration::from_secs(10)) {
             return false;
         }
-        let pause = if dry { SOON } else { AT_LEAST_EVERY }.max(state.last_took * 20);
+        let pause = if dry { SOON } else { AT_LEAST_EVERY }.max(rest_after(state.last_took));
         let due = now.duration_since(state.last_end) >= pause;
         if due {
             state.running = Some(now);
@@ -63,9 +69,10 @@ mod tests {
         let start = Instant::now() + Duration::from_secs(1);
         assert!(sweeps.begin(start, true));
         assert!(!sweeps.begin(start, true), "one lane at a time");
-        sweeps.done(start + Duration::from_millis(100));
-        assert!(!sweeps.begin(start + Duration::from_millis(2000), true));
-        assert!(sweeps.begin(start + Duration::from_millis(2100), true));
+        sweeps.done(start + Duration::from_millis(10));
+        assert!(!sweeps.begin(start + Duration::from_millis(200), true));
+        assert!(sweeps.begin(start + Duration::from_millis(210), true));
+        assert_eq!(rest_after(Duration::from_secs(1)), Duration::from_secs(4));
     }
 
     #[test]
@@ -73,6 +80,6 @@ mod tests {
         let sweeps = Sweeps::default();
         let start = Instant::now();
         assert!(!sweeps.begin(start, false));
-        assert!(sweeps.begin(start + Duration::from_millis(950), false));
+        assert!(sweeps.begin(start + Duration::from_millis(550), false));
     }
 }

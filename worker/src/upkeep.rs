@@ -3,6 +3,7 @@
 //! costs Postgres about the same.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use longshore_core::fleet::{self, Registration};
@@ -14,8 +15,9 @@ use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
 
 use crate::http::Health;
-use crate::lane::Wake;
+use crate::lane::{Serves, Wake};
 use crate::shared::Shared;
+use crate::sweep::rest_after;
 
 /// A worker alone ticks this often; of n workers each ticks every n times that.
 const TICK: Duration = Duration::from_millis(500);
@@ -41,8 +43,20 @@ pub(crate) struct Lanes {
     pub(crate) solo: Arc<Wake>,
 }
 
+/// Lanes that serve every queue there is.
+pub(crate) struct AllQueues {
+    pub(crate) serves: Vec<Serves>,
+    pub(crate) alone: Serves,
+    /// A lane's slots for a queue that comes later.
+    pub(crate) slots: i32,
+}
+
+/// How often a worker that serves all queues looks for new ones.
+const NEW_QUEUES: Duration = Duration::from_secs(2);
+
 /// See the module.
 pub(crate) struct Upkeep {
+    pub(crate) all: Option<AllQueues>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: PgPool,
     pub(crate) registration: Registration,
@@ -55,10 +69,10 @@ pub(crate) struct Upkeep {
 
 impl Upkeep {
     /// Tick until the worker has left.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut settling = Settling::default();
         let mut pacing = Pacing::reconnect();
-        let (mut backstop, mut sampled) = (Instant::now(), Instant::now());
+        let (mut backstop, mut sampled, mut discovered) = (Instant::now(), Instant::now(), Instant::now());
         loop {
             let began = Instant::now();
             let pause = match self.tick(&mut settling).await {
@@ -66,6 +80,10 @@ impl Upkeep {
                     pacing.reset();
                     let period = (TICK * tick.live.max(1)).min(LONGEST_TICK);
                     self.health.upkeep_ok(period.max(Duration::from_secs(5)));
+                    if self.all.is_some() && began >= discovered + NEW_QUEUES {
+                        discovered = began;
+                        self.discover().await;
+                    }
                     if began >= backstop + BACKSTOP {
                         backstop = began;
                         self.backstop().await;
@@ -89,7 +107,12 @@ impl Upkeep {
     }
 
     async fn tick(&self, settling: &mut Settling) -> Result<Tick, sqlx::Error> {
+        let began = Instant::now();
         let mut connection = self.pool.acquire().await?;
+        self.shared.metrics.pool_wait(began.elapsed());
+        let occupied = self.shared.occupied.load(Ordering::Relaxed);
+        let slots = usize::try_from(self.registration.slots).unwrap_or(0);
+        self.shared.metrics.slots(occupied, slots.saturating_sub(occupied));
         let tick = upkeep::tick(&mut connection, self.registration.worker_id, &self.queues, PROMOTE).await?;
         if !tick.known && !self.shared.draining.is_cancelled() {
             fleet::register(&mut connection, &self.registration).await?;
@@ -124,6 +147,32 @@ impl Upkeep {
         Ok(())
     }
 
+    /// Serve the queues that came since.
+    async fn discover(&mut self) {
+        let known = async { fleet::queues(&mut *self.pool.acquire().await?).await };
+        let (known, Some(all)) = (known.await, &self.all) else { return };
+        let served = self.queues.len();
+        for (queue_id, name) in known.unwrap_or_default() {
+            if self.queues.contains(&queue_id) {
+                continue;
+            }
+            tracing::info!(queue = name, "serving a new queue");
+            all.serves.iter().for_each(|lane| lane.add(queue_id, all.slots));
+            all.alone.add(queue_id, 1);
+            self.queues.push(queue_id);
+            self.registration.queues.push(name.clone());
+            let mut names = self.shared.queue_names.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            names.insert(queue_id, name);
+        }
+        if served == self.queues.len() {
+            return;
+        }
+        let registered = async { fleet::register(&mut *self.pool.acquire().await?, &self.registration).await };
+        if let Err(error) = registered.await {
+            tracing::warn!(%error, "cannot tell the fleet which queues this worker serves");
+        }
+    }
+
     async fn backstop(&self) {
         let done = async {
             let mut connection = self.pool.acquire().await?;
@@ -156,19 +205,16 @@ impl Upkeep {
 }
 
 /// When to tick again: by the period, when the next timer is due, at once when more timers are due; but a tick that took long (a pinned snapshot
-/// makes it walk over dead rows) keeps to a twentieth of the time.
+/// makes it walk over dead rows) rests first.
 fn next_tick(tick: &Tick, period: Duration, took: Duration) -> Duration {
-    let jitter = rand::random_range(0.8..1.2);
     let more = tick.promoted >= PROMOTE.unsigned_abs();
     let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
-    let period = period.mul_f64(jitter);
-    due.map_or(period, |due| due.min(period))
-        .max((took * 20).min(LONGEST_TICK).saturating_sub(took))
-        .max(Duration::from_millis(2))
+    let period = period.mul_f64(rand::random_range(0.8..1.2));
+    due.map_or(period, |due| due.min(period)).max(rest_after(took)).max(Duration::from_millis(2))
 }
 
 /// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
-pub(crate) async fn listen(shared: Arc<Shared>, url: String, wakes: Vec<(Vec<i32>, Arc<Wake>)>) {
+pub(crate) async fn listen(shared: Arc<Shared>, url: String, wakes: Vec<(Serves, Arc<Wake>)>) {
     let mut pacing = Pacing::reconnect();
     loop {
         let error = match listen_once(&shared, &url, &wakes, &mut pacing).await {
@@ -183,7 +229,7 @@ pub(crate) async fn listen(shared: Arc<Shared>, url: String, wakes: Vec<(Vec<i32
 async fn listen_once(
     shared: &Shared,
     url: &str,
-    wakes: &[(Vec<i32>, Arc<Wake>)],
+    wakes: &[(Serves, Arc<Wake>)],
     pacing: &mut Pacing,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     let mut listener = PgListener::connect(url).await?;
@@ -193,7 +239,7 @@ async fn listen_once(
         let hint = listener.recv().await?;
         let names = shared.queue_names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (queues, wake) in wakes {
-            if queues.iter().any(|id| names.get(id).is_some_and(|name| name == hint.payload())) {
+            if queues.get().iter().any(|(id, _)| names.get(id).is_some_and(|name| name == hint.payload())) {
                 wake.hint();
             }
         }
@@ -227,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_ticks_keep_to_a_twentieth_of_the_time() {
-        assert!(next_tick(&tick(None, 1000), TICK, Duration::from_millis(100)) >= Duration::from_millis(1900));
+    fn slow_ticks_rest() {
+        assert_eq!(next_tick(&tick(None, 1000), TICK, Duration::from_millis(40)), Duration::from_millis(800));
     }
 }

@@ -26,18 +26,23 @@ impl Versions {
         self.kept.read().unwrap_or_else(PoisonError::into_inner).get(&version_id).cloned()
     }
 
-    /// The version from Postgres; `None` when there is no such version.
-    pub(crate) async fn get(&self, version_id: i32) -> Result<Option<Arc<LoadedVersion>>, workflow::Error> {
+    /// The version from Postgres; `None` when there is no such version, and the problem in words when this binary cannot read it.
+    pub(crate) async fn get(
+        &self,
+        version_id: i32,
+    ) -> Result<Option<Result<Arc<LoadedVersion>, String>>, workflow::Error> {
         let mut connection = self.pool.acquire().await.map_err(workflow::Error::from)?;
-        let Some(version) = workflow::load(&mut *connection, version_id).await? else {
-            return Ok(None);
+        let version = match workflow::load(&mut *connection, version_id).await {
+            Ok(Some(version)) => Arc::new(version),
+            Ok(None) => return Ok(None),
+            Err(problem @ workflow::Error::Unreadable { .. }) => return Ok(Some(Err(problem.to_string()))),
+            Err(error) => return Err(error),
         };
-        let version = Arc::new(version);
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= MAX_KEPT {
             kept.clear();
         }
         kept.insert(version_id, version.clone());
-        Ok(Some(version))
+        Ok(Some(Ok(version)))
     }
 }

@@ -3,30 +3,35 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use longshore_core::cycle::Sender;
 use longshore_core::fleet::{self, Registration};
 use longshore_core::notify::Notifier;
+use longshore_core::pacing::Pacing;
 use longshore_core::{database, migrate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::PgPool;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::handler::{Handler, Handlers};
 use crate::http::{self, Health};
-use crate::lane::{Lane, LaneSpec, Wake};
+use crate::lane::{Lane, LaneSpec, Serves, Wake};
 use crate::metrics::{Metrics, Scrape};
 use crate::shared::{Shared, UnknownHandlers};
 use crate::sweep::Sweeps;
 use crate::system::{self, SystemConfig, SystemTasks};
-use crate::upkeep::{self, Lanes, Upkeep};
+use crate::upkeep::{self, AllQueues, Lanes, Upkeep};
 use crate::versions::Versions;
 
 /// Beyond this many slots a worker opens another lane.
@@ -88,7 +93,7 @@ pub struct Worker {
     shared: Arc<Shared>,
     pool: PgPool,
     runtime: Option<Runtime>,
-    lanes: JoinSet<()>,
+    system: Option<JoinHandle<()>>,
     health: Health,
     address: Option<SocketAddr>,
     grace: Duration,
@@ -121,7 +126,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// Serve every queue there is when the worker starts, with so many slots each.
+    /// Serve every queue there is, also those that come later, with so many slots each.
     #[must_use]
     pub fn all_queues(mut self, slots: Slots) -> Self {
         self.all_queues = Some(slots.0.max(1));
@@ -252,6 +257,8 @@ impl WorkerBuilder {
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             notifier: Notifier::start(pool.clone()),
+            lanes: TaskTracker::new(),
+            occupied: AtomicUsize::new(0),
             queue_names: RwLock::new(known.into_iter().collect()),
         });
         let health = Health::new();
@@ -260,25 +267,29 @@ impl WorkerBuilder {
             Some(address) => Some(serve(address, scrape, health.clone(), served.clone()).await?),
             None => None,
         };
-        let mut running = JoinSet::new();
         let mut wakes = Vec::new();
+        let mut serves = Vec::new();
         for lane in 0..lanes {
             let share = |slots: u32| i32::try_from(slots / lanes + u32::from(lane < slots % lanes)).unwrap_or(i32::MAX);
             let slots = slots.iter().map(|(id, slots)| (*id, share(*slots))).filter(|(_, slots)| *slots > 0).collect();
-            let wake = open(&mut running, &shared, LaneSpec { slots, solo: false });
+            let slots = Serves::new(slots);
+            serves.push(slots.clone());
+            let wake = open(&shared, LaneSpec { slots, solo: false, private: false });
             wakes.push(wake);
         }
-        let alone = slots.iter().map(|(id, _)| (*id, 1)).collect();
-        let solo = open(&mut running, &shared, LaneSpec { slots: alone, solo: true });
+        let alone = Serves::new(slots.iter().map(|(id, _)| (*id, 1)).collect());
+        let solo = open(&shared, LaneSpec { slots: alone.clone(), solo: true, private: false });
         let queues: Vec<i32> = slots.iter().map(|(id, _)| *id).collect();
         let hurry = Arc::new(Notify::new());
         let direct_url = if self.pooled { self.direct_url } else { Some(self.direct_url.unwrap_or(self.url)) };
+        let mut system = None;
         if let Some(url) = direct_url {
             if self.system_lane {
                 let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
-                system::spawn(database::options(&url)?, config, system_tasks(&pool), served.clone());
+                let options = database::options(&url)?;
+                system = Some(system::spawn(options, config, system_tasks(&pool), shared.draining.clone()));
             }
-            let wakes = wakes.iter().map(|wake| (queues.clone(), wake.clone())).collect();
+            let wakes = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
             tokio::spawn(upkeep::listen(shared.clone(), url, wakes));
         }
         let worker_id = registration.worker_id;
@@ -288,23 +299,14 @@ impl WorkerBuilder {
             registration,
             queues,
             lanes: Lanes { normal: wakes, solo },
+            all: self.all_queues.map(|slots| AllQueues { serves, alone: alone.clone(), slots: share_of(slots, lanes) }),
             health: health.clone(),
             hurry,
         };
         tokio::spawn(upkeep.run());
         health.started();
         tracing::info!(%worker_id, lanes, address = ?address, "the worker claims");
-        Ok(Worker {
-            worker_id,
-            shared,
-            pool,
-            runtime: None,
-            lanes: running,
-            health,
-            address,
-            grace: self.grace,
-            served,
-        })
+        Ok(Worker { worker_id, shared, pool, runtime: None, system, health, address, grace: self.grace, served })
     }
 
     fn registration(&self, slots: u32) -> Registration {
@@ -323,9 +325,28 @@ impl WorkerBuilder {
     }
 }
 
-fn open(running: &mut JoinSet<()>, shared: &Arc<Shared>, spec: LaneSpec) -> Arc<Wake> {
+/// A lane's share of a queue's slots.
+fn share_of(slots: u32, lanes: u32) -> i32 {
+    i32::try_from(slots.div_ceil(lanes)).unwrap_or(i32::MAX)
+}
+
+/// Open a lane that is opened again should it ever break; what it held then is reclaimed.
+fn open(shared: &Arc<Shared>, spec: LaneSpec) -> Arc<Wake> {
     let wake = Arc::new(Wake::default());
-    running.spawn(Lane::new(shared.clone(), spec, wake.clone()).run());
+    let (again, told) = (shared.clone(), wake.clone());
+    shared.lanes.spawn(async move {
+        let mut pacing = Pacing::reconnect();
+        loop {
+            let lane = Lane::new(again.clone(), spec.clone(), told.clone());
+            if AssertUnwindSafe(lane.run()).catch_unwind().await.is_ok() {
+                return;
+            }
+            tracing::error!(
+                "a lane broke, which is a mistake of longshore's: what it held is reclaimed when its lease is over"
+            );
+            tokio::time::sleep(pacing.pause()).await;
+        }
+    });
     wake
 }
 
@@ -417,13 +438,14 @@ impl Worker {
             tracing::debug!(?said, "told the fleet");
         }
         let grace = tokio::time::sleep(self.grace);
+        self.shared.lanes.close();
         tokio::select! {
-            () = join_all(&mut self.lanes) => {}
+            () = self.shared.lanes.wait() => {}
             () = grace => tracing::warn!("the grace is over: giving back what handlers did not finish"),
             () = now => tracing::warn!("told again to leave: giving back what handlers did not finish"),
         }
         self.shared.stop.cancel();
-        if tokio::time::timeout(RELEASE_WITHIN, join_all(&mut self.lanes)).await.is_err() {
+        if tokio::time::timeout(RELEASE_WITHIN, self.shared.lanes.wait()).await.is_err() {
             tracing::error!("could not give back all steps: they are reclaimed when their lease is over");
             self.shared.abandon.cancel();
         }
@@ -432,16 +454,13 @@ impl Worker {
                 tokio::time::timeout(Duration::from_secs(2), fleet::deregister(&mut connection, self.worker_id)).await;
             tracing::debug!(?gone, "left the fleet");
         }
+        if let Some(system) = self.system.take() {
+            // a job under way goes back to its queue
+            let ended = tokio::time::timeout(Duration::from_secs(2), system).await;
+            tracing::debug!(?ended, "the system lane ended");
+        }
         self.served.cancel();
         tracing::info!("left the fleet");
-    }
-}
-
-async fn join_all(lanes: &mut JoinSet<()>) {
-    while let Some(ended) = lanes.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(%error, "a lane broke: its steps are reclaimed when their lease is over");
-        }
     }
 }
 

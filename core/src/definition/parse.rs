@@ -31,7 +31,7 @@ pub(super) fn definition(value: &Value, problems: &mut Vec<Problem>) -> Option<D
     let edges = fields.list("edges", MAX_EDGES)?;
     let name = fields.needed_text("name");
     let (queue, description) = (fields.text("queue"), fields.text("description"));
-    let (input_schema, output) = (fields.any("input_schema"), fields.any("output"));
+    let (input_schema, output) = (fields.given("input_schema"), fields.any("output"));
     if nodes.is_empty() {
         fields.wrong("nodes", "there is no node", "give at least one");
     }
@@ -66,10 +66,10 @@ fn node(value: &Value, place: usize, problems: &mut Vec<Problem>) -> NodeDefinit
         "task" => NodeType::Task {
             handler: fields.needed_text("handler"),
             timeout: fields.duration("timeout"),
-            retry: fields.any("retry").and_then(|value| retry(&value, fields.at("retry"), fields.problems)),
+            retry: fields.given("retry").and_then(|value| retry(&value, fields.at("retry"), fields.problems)),
         },
         "set" => {
-            if fields.get("output").is_none() {
+            if fields.any("output").is_none() {
                 fields.wrong("output", "it is missing", "give the value to set, with `{{ }}` where it varies");
             }
             NodeType::Set { output: fields.any("output").unwrap_or_default() }
@@ -118,7 +118,7 @@ fn terminate(fields: &mut Fields<'_, '_>) -> NodeType {
             RunState::Canceled
         }
     };
-    let (output, value) = (fields.any("output"), fields.any("error"));
+    let (output, value) = (fields.any("output"), fields.given("error"));
     let mut error = None;
     if let Some(mut inner) =
         value.as_ref().and_then(|value| Fields::open(value, fields.at("error"), &["name", "message"], fields.problems))
@@ -138,7 +138,7 @@ fn terminate(fields: &mut Fields<'_, '_>) -> NodeType {
 }
 
 fn join(fields: &mut Fields<'_, '_>) -> JoinRule {
-    let Some(value) = fields.any("join") else {
+    let Some(value) = fields.given("join") else {
         return JoinRule::All;
     };
     let count = value.as_u64().or_else(|| {
@@ -244,8 +244,13 @@ impl<'v, 'p> Fields<'v, 'p> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
+    /// The value of a template's field, which may be `null`.
     fn any(&self, name: &str) -> Option<Value> {
         self.map.get(name).cloned()
+    }
+
+    fn given(&self, name: &str) -> Option<Value> {
+        self.get(name).cloned()
     }
 
     fn text(&mut self, name: &str) -> Option<String> {

@@ -8,12 +8,18 @@ mod output;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use longshore::exit::Exit;
+use longshore_core::database;
+use sqlx::{Connection, PgConnection, PgPool};
 use tracing_subscriber::EnvFilter;
 
 use commands::Command;
 use output::Format;
+
+/// Connections of a command that works with several at once.
+const CONNECTIONS: u32 = 4;
 
 /// Durable workflow runs on plain Postgres.
 #[derive(Debug, Parser)]
@@ -28,22 +34,53 @@ struct Arguments {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Postgres, as postgres://user@host/database; DATABASE_URL serves too.
+    /// Postgres, as postgres://user@host/database; DATABASE_URL serves too
     #[arg(long, global = true, value_name = "URL", env = "LONGSHORE_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
-    /// How results are printed.
+    /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     output: Format,
 }
 
+impl Global {
+    fn database_url(&self) -> Result<String> {
+        match self.database_url.clone().filter(|url| !url.is_empty()) {
+            Some(url) => Ok(url),
+            None => Err(Exit::Usage.error(
+                "no database is named: give --database-url, set LONGSHORE_DATABASE_URL or DATABASE_URL, or start a private one with `longshore dev`",
+            )),
+        }
+    }
+
+    /// A connection of its own to the database.
+    async fn connect(&self) -> Result<PgConnection> {
+        let options = database::options(&self.database_url()?)?;
+        PgConnection::connect_with(&options).await.context("cannot connect to Postgres")
+    }
+
+    /// A small pool on the database.
+    async fn pool(&self) -> Result<PgPool> {
+        Ok(database::pool(&self.database_url()?, CONNECTIONS).await?)
+    }
+}
+
+/// DATABASE_URL, which other tools use, serves where LONGSHORE_DATABASE_URL is not set. A worker's own `--database-url` may also stand before
+/// `worker`.
+fn command() -> clap::Command {
+    let custom = std::env::var_os("LONGSHORE_DATABASE_URL").is_none_or(|url| url.is_empty());
+    let url = move |url: clap::Arg| match custom {
+        true => url.env("DATABASE_URL").required(false),
+        false => url.required(false),
+    };
+    let command = Arguments::command().mut_arg("database_url", url);
+    command.mut_subcommand("worker", |worker| worker.mut_arg("database_url", url))
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")))
-        .with_writer(std::io::stderr)
-        .init();
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let matches = command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match arguments.command.run(&arguments.global) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("longshore: {error:#}");
             Exit::of(&error).into()
@@ -51,6 +88,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(arguments.command.run(&arguments.global))
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

@@ -27,7 +27,7 @@ const LOG_END: usize = 4096;
 pub struct WorkerCommand {
     /// The binary, the operator's own.
     pub program: PathBuf,
-    /// Its arguments, the same for each worker.
+    /// Its arguments; `{name}` in one stands for the worker's name in the fleet.
     pub arguments: Vec<String>,
     /// Variables added to the environment, such as the database's URL: an argument would show it to
     /// everyone on the machine.
@@ -132,7 +132,7 @@ impl WorkerProcess {
         let log = command.logs.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let child = Command::new(&command.program)
-            .args(&command.arguments)
+            .args(command.arguments.iter().map(|argument| argument.replace("{name}", &name)))
             .envs(command.environment.iter().cloned())
             .stdin(Stdio::piped()) // held open: its end is the worker's sign that we are gone
             .stdout(file.try_clone()?)

@@ -1,0 +1,15 @@
+-- Harmless: step jobs and joins of ended runs. A step job goes when a lane claims it or the run is settled; a join goes with the run.
+with owned as (
+    select s.shard, s.run_id, 'ready' as place from longshore.step_ready s
+    union all
+    select s.shard, s.run_id, 'delayed' from longshore.step_delayed s
+    union all
+    select j.shard, j.run_id, 'join' from longshore.step_joins j
+), left_over as materialized (
+    select o.run_id, o.place
+    from owned o
+    join longshore.workflow_runs r on r.shard = o.shard and r.run_id = o.run_id
+    where r.state >= 3
+)
+select (select count(*) from left_over) as found,
+    array(select format('%s %s', count(*), o.place) from left_over o group by o.place order by o.place) as examples

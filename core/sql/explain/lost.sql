@@ -1,0 +1,9 @@
+-- Where a stuck run broke off: pending nodes all of whose predecessors have ended, and entry nodes without a step.
+--   $1 version   $2 numbers of the nodes that have ended   $3 numbers of the nodes that are pending
+select n.id
+from longshore.workflow_nodes n
+where n.version_id = $1
+  and n.node = any ($3)
+  and not exists (select from longshore.workflow_edges e where e.version_id = $1 and e.to_node = n.node and e.from_node <> all ($2))
+order by n.node
+limit 20

@@ -1,0 +1,50 @@
+-- Steps of runs by state, one row for each run that exists. Every table but lanes (a few rows) is read by its index, run by run: the laterals
+-- keep the planner from joining the array to a whole table.
+--   $1 shard   $2 run ids
+with held as materialized (
+    select h.run_id, h.frame, h.node
+    from longshore.lanes l
+    cross join lateral unnest(l.run_ids, l.frames, l.nodes, l.kinds) h(run_id, frame, node, kind)
+    where l.shard = $1 and h.run_id = any ($2) and h.kind in (0, 3) and h.node >= 0
+)
+select u.run_id,
+    (select count(*) from longshore.workflow_nodes n where n.version_id = r.version_id) as nodes,
+    s.known, s.ready, s.delayed, s.running, s.completed, s.failed, s.skipped, s.canceled
+from unnest($2::uuid[]) u(run_id)
+cross join lateral (
+    select w.version_id, w.state
+    from longshore.workflow_runs w
+    where w.shard = $1 and w.run_id = u.run_id
+    offset 0
+) r
+cross join lateral (
+    select count(*) as known,
+        count(*) filter (where x.state = 11 and r.state < 3) as ready,
+        count(*) filter (where x.state = 12 and r.state < 3) as delayed,
+        count(*) filter (where x.state = 13) as running,
+        count(*) filter (where x.state = 1) as completed,
+        count(*) filter (where x.state in (2, 3)) as failed,
+        count(*) filter (where x.state = 5) as skipped,
+        count(*) filter (where x.state in (4, 6) or x.state in (11, 12) and r.state >= 3) as canceled
+    from (
+        select distinct on (y.frame, y.node) y.frame, y.node, y.state
+        from (                                                    -- a home (attempt beyond any) comes before the latest attempt
+            select a.frame, a.node, a.attempt, a.outcome as state
+            from longshore.execution_step_attempts a
+            where a.shard = $1 and a.run_id = u.run_id and a.node >= 0
+            union all
+            select t.frame, t.node, 2147483647, 11
+            from longshore.step_ready t
+            where t.shard = $1 and t.run_id = u.run_id and t.kind in (0, 3) and t.node >= 0
+            union all
+            select t.frame, t.node, 2147483647, 12
+            from longshore.step_delayed t
+            where t.shard = $1 and t.run_id = u.run_id and t.kind in (0, 3) and t.node >= 0
+            union all
+            select h.frame, h.node, 2147483647, 13
+            from held h
+            where h.run_id = u.run_id
+        ) y
+        order by y.frame, y.node, y.attempt desc
+    ) x
+) s

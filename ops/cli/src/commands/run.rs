@@ -1,0 +1,302 @@
+//! `longshore run`: start runs, look at them, cancel them, and ask why one is not finished.
+
+mod watch;
+
+use std::{io::Read, path::PathBuf};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use longshore::exit::Exit;
+use longshore_core::{
+    explain,
+    inspect::{self, AttemptView, Filter, RunSummary, RunView, StepView},
+    state::RunState,
+};
+use longshore_enqueuer::{Canceled, Enqueuer, Error};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::table::{table, time};
+use crate::Global;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a run and print its id
+    Start(Start),
+    /// Runs, the newest first
+    List(List),
+    /// A run with its steps
+    Show {
+        /// The run's id
+        run: Uuid,
+        /// Every recorded attempt, too
+        #[arg(long)]
+        attempts: bool,
+    },
+    /// Watch a run to its end; exits with 0 if it completes
+    Watch {
+        /// The run's id
+        run: Uuid,
+    },
+    /// Cancel a run: nothing of it starts any more
+    Cancel {
+        /// The run's id
+        run: Uuid,
+        /// Why, for people
+        #[arg(long, default_value = "canceled by an operator")]
+        reason: String,
+    },
+    /// Why a run is not finished
+    Explain {
+        /// The run's id
+        run: Uuid,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Start {
+    /// The workflow's name
+    workflow: String,
+    /// The input as JSON [default: {}]
+    #[arg(long, value_name = "JSON", conflicts_with = "input_file")]
+    input: Option<String>,
+    /// A file with the input, or - for stdin
+    #[arg(long, value_name = "FILE")]
+    input_file: Option<PathBuf>,
+    /// Start at most one run under this key, whatever is repeated
+    #[arg(long)]
+    key: Option<String>,
+    /// Not before this time, such as 2030-01-31T09:00:00Z
+    #[arg(long, value_name = "TIME")]
+    run_at: Option<DateTime<Utc>>,
+    /// 0 to 3, 0 first [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(i16).range(0..=3))]
+    priority: Option<i16>,
+    /// The version [default: the latest]
+    #[arg(long)]
+    version: Option<i32>,
+    /// Watch the run to its end
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Only runs of this workflow
+    #[arg(long)]
+    workflow: Option<String>,
+    /// Only runs in this state: queued, running, paused, completed, failed or canceled
+    #[arg(long)]
+    state: Option<RunState>,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(inspect::MAX_LISTED)))]
+    limit: u32,
+    /// Only runs started before this one: the last id of a page asks for the next
+    #[arg(long, value_name = "RUN")]
+    before: Option<Uuid>,
+}
+
+#[derive(Serialize)]
+struct Started {
+    run_id: Uuid,
+    created: bool,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    runs: Vec<RunSummary>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    run: RunView,
+    steps: Vec<StepView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<AttemptView>>,
+}
+
+#[derive(Serialize)]
+struct CanceledRun {
+    run_id: Uuid,
+    state: RunState,
+    changed: bool,
+}
+
+impl Command {
+    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        match self {
+            Self::Start(start) => start.run(global).await,
+            Self::List(list) => list.run(global).await,
+            Self::Show { run, attempts } => show(global, run, attempts).await,
+            Self::Watch { run } => watch::watch(global, run).await,
+            Self::Cancel { run, reason } => cancel(global, run, reason).await,
+            Self::Explain { run } => {
+                let Some(explanation) = explain::explain(&mut global.connect().await?, run).await? else {
+                    return Err(missing(run));
+                };
+                global.output.print(&explanation, ToString::to_string)
+            }
+        }
+    }
+}
+
+impl Start {
+    async fn run(self, global: &Global) -> Result<()> {
+        let input = self.input()?;
+        let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+        let mut start = enqueuer.start(&self.workflow, &input);
+        if let Some(key) = self.key {
+            start = start.key(key);
+        }
+        if let Some(at) = self.run_at {
+            start = start.run_at(at);
+        }
+        if let Some(priority) = self.priority {
+            start = start.priority(priority);
+        }
+        if let Some(version) = self.version {
+            start = start.version(version);
+        }
+        let started = start.await.map_err(refusal)?;
+        let started = Started { run_id: started.id, created: started.created };
+        if self.watch {
+            return watch::watch(global, started.run_id).await;
+        }
+        global.output.print(&started, |started| started.run_id.to_string())
+    }
+
+    fn input(&self) -> Result<Value> {
+        let text = match (&self.input, &self.input_file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(file)) if file.as_os_str() == "-" => {
+                let mut text = String::new();
+                std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
+                text
+            }
+            (None, Some(file)) => {
+                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+            }
+            (None, None) => "{}".to_owned(),
+        };
+        serde_json::from_str(&text).map_err(|error| Exit::Usage.error(format!("the input is not JSON: {error}")))
+    }
+}
+
+impl List {
+    async fn run(self, global: &Global) -> Result<()> {
+        let filter = Filter { workflow: self.workflow, state: self.state, limit: self.limit, before: self.before };
+        let listed = Listed { runs: inspect::list(&mut global.connect().await?, &filter).await? };
+        global.output.print(&listed, |listed| {
+            let row = |run: &RunSummary| {
+                [
+                    run.run_id.to_string(),
+                    format!("{} v{}", run.workflow, run.version),
+                    run.state.to_string(),
+                    time(run.created_at),
+                    format!("{:.1}", run.seconds),
+                    run.error.clone().or_else(|| run.key.as_ref().map(|key| format!("key {key}"))).unwrap_or_default(),
+                ]
+            };
+            let rows = listed.runs.iter().map(row).collect();
+            table(["run", "workflow", "state", "created", "seconds", ""], &[4], rows)
+        })
+    }
+}
+
+async fn show(global: &Global, run_id: Uuid, attempts: bool) -> Result<()> {
+    let mut connection = global.connect().await?;
+    let Some(run) = inspect::show(&mut connection, run_id).await? else {
+        return Err(missing(run_id));
+    };
+    let steps = inspect::steps(&mut connection, run_id).await?;
+    let attempts = match attempts {
+        true => Some(inspect::attempts(&mut connection, run_id).await?),
+        false => None,
+    };
+    global.output.print(&Shown { run, steps, attempts }, Shown::text)
+}
+
+impl Shown {
+    fn text(&self) -> String {
+        let step = |step: &StepView| {
+            [
+                step.node.clone(),
+                step.node_type.clone(),
+                step.state.to_string(),
+                step.attempts.to_string(),
+                step.duration_ms.map_or_else(String::new, |ms| format!("{ms:.1}")),
+                step.worker.clone().unwrap_or_default(),
+                short(step.error.as_ref()),
+            ]
+        };
+        let headings = ["step", "type", "state", "attempts", "ms", "worker", "error"];
+        let steps = table(headings, &[3, 4], self.steps.iter().map(step).collect());
+        let mut text = format!("{}\n\n{steps}", watch::text(&self.run));
+        if let Some(attempts) = &self.attempts {
+            let attempt = |attempt: &AttemptView| {
+                [
+                    attempt.node.clone(),
+                    attempt.attempt.to_string(),
+                    attempt.outcome.to_string(),
+                    time(attempt.finished_at),
+                    attempt.duration_ms.map_or_else(String::new, |ms| format!("{ms:.1}")),
+                    attempt.worker.clone().unwrap_or_default(),
+                    short(attempt.error.as_ref()),
+                ]
+            };
+            let headings = ["step", "attempt", "outcome", "finished", "ms", "worker", "error"];
+            text += &format!("\n\n{}", table(headings, &[1, 4], attempts.iter().map(attempt).collect()));
+        }
+        text
+    }
+}
+
+async fn cancel(global: &Global, run_id: Uuid, reason: String) -> Result<()> {
+    let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+    let (state, changed) = match enqueuer.cancel(run_id).reason(reason).await.map_err(refusal)? {
+        Canceled::Canceled => (RunState::Canceled, true),
+        Canceled::AlreadyEnded(RunState::Canceled) => (RunState::Canceled, false),
+        Canceled::AlreadyEnded(state) => {
+            return Err(Exit::Conflict.error(format!("run {run_id} had {state} before it could be canceled")));
+        }
+        Canceled::NotFound => return Err(missing(run_id)),
+    };
+    global.output.print(&CanceledRun { run_id, state, changed }, |run| match run.changed {
+        true => format!("run {run_id} is canceled"),
+        false => format!("run {run_id} was canceled before"),
+    })
+}
+
+fn missing(run: Uuid) -> anyhow::Error {
+    Exit::NotFound.error(format!("there is no run {run}"))
+}
+
+/// The enqueuer's error with the exit code for it.
+fn refusal(error: Error) -> anyhow::Error {
+    let exit = match &error {
+        Error::UnknownWorkflow { .. } | Error::UnknownVersion { .. } | Error::NotFound { .. } => Exit::NotFound,
+        Error::KeyConflict { .. } => Exit::Conflict,
+        Error::InvalidPriority { .. } | Error::InvalidKey { .. } => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    exit.error(error.to_string())
+}
+
+/// An error in a word and a few more.
+fn short(error: Option<&Value>) -> String {
+    let Some(error) = error else {
+        return String::new();
+    };
+    let part = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
+    let text = match (part("name"), part("message")) {
+        (name, message) if message.is_empty() => name,
+        (name, message) => format!("{name}: {message}"),
+    };
+    match text.chars().count() {
+        0 => error.to_string().chars().take(80).collect(),
+        ..=80 => text,
+        _ => text.chars().take(79).chain(['…']).collect(),
+    }
+}
