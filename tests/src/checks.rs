@@ -1,6 +1,7 @@
 //! What must be true of every database at any moment, asked in SQL that shares no code with the engine or its doctor: each statement returns
 //! one text for each fact that breaks a promise. Every fleet of the tests is examined at its end.
 
+use longshore_core::doctor;
 use sqlx::PgPool;
 
 /// A promise and the statement that finds where it is broken.
@@ -121,4 +122,7 @@ pub async fn broken(pool: &PgPool) -> Vec<String> {
 pub async fn assert_kept(pool: &PgPool) {
     let broken = broken(pool).await;
     assert!(broken.is_empty(), "{broken:#?}");
+    let mut connection = pool.acquire().await.unwrap();
+    let report = doctor::examine(&mut connection).await.unwrap();
+    assert!(report.is_clean(), "{report}");
 }

@@ -29,8 +29,14 @@ fn set(id: &str, output: Value) -> Value {
     json!({"id": id, "type": "set", "output": output})
 }
 
-fn failing(id: &str) -> Value {
+/// A node of type `fail`: success edges may not leave it.
+fn fail(id: &str) -> Value {
     json!({"id": id, "type": "fail", "name": "card_declined", "message": "no funds for {{ run.input.order }}"})
+}
+
+/// A task that fails for good, at once.
+fn failing(id: &str) -> Value {
+    with(task(id, "flaky"), json!({"input": {"fail": 99, "permanent": true, "name": "card_declined"}}))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,10 +122,27 @@ async fn a_failed_step_without_a_failure_edge_fails_the_run() {
     let run = fleet.start("w", json!({"order": 7})).await;
     let (state, error) = fleet.ended(run).await;
     assert_eq!(state, "failed");
-    let expected =
-        json!({"name": "card_declined", "kind": "permanent", "message": "no funds for 7", "node": "b", "attempt": 1});
+    let expected = json!({"name": "card_declined", "kind": "permanent", "message": "attempt 1 of 99 that fail", "node": "b", "attempt": 1});
     assert_eq!(error, expected);
     assert_eq!(fleet.outcomes(run).await, json!({"completed": ["a"], "failed": ["b"]}));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fail_node_fails_for_good_and_failure_edges_leave_it() {
+    let mut fleet = TestFleet::publish([
+        json!({"name": "sink", "nodes": [task("a", "echo"), fail("stop")], "edges": [["a", "stop"]]}),
+        json!({"name": "caught", "nodes": [task("a", "echo"), fail("stop"), task("b", "echo")],
+            "edges": [["a", "stop"], {"from": "stop", "to": "b", "on": "failure"}]}),
+    ])
+    .await;
+    fleet.work(10).await;
+    let (state, error) = fleet.run("sink", json!({"order": 7})).await;
+    let expected = json!({"name": "card_declined", "kind": "permanent", "message": "no funds for 7", "node": "stop", "attempt": 1});
+    assert_eq!((state.as_str(), &error), ("failed", &expected));
+    let (run, output) = fleet.complete("caught", json!({"order": 7})).await;
+    assert_eq!(output, expected, "the error is the successor's input");
+    assert_eq!(fleet.outcomes(run).await, json!({"completed": ["a", "b"], "failed": ["stop"]}));
     fleet.finish().await;
 }
 
@@ -133,7 +156,7 @@ async fn a_failure_edge_takes_the_error_and_the_run_completes() {
     .await;
     let (run, output) = fleet.complete("w", json!({"order": 7})).await;
     assert_eq!(output["refund"]["name"], "card_declined", "the only predecessor's error is the input");
-    assert_eq!(output["tell"], json!({"why": "card_declined: no funds for 7"}));
+    assert_eq!(output["tell"], json!({"why": "card_declined: attempt 1 of 99 that fail"}));
     assert_eq!(output["always"]["kind"], "permanent");
     assert!(output.get("ship").is_none());
     assert_eq!(fleet.reason(run, "ship").await, "edge charge -> ship not taken: on success");
@@ -463,7 +486,7 @@ async fn inputs_and_outputs_larger_than_a_claim_carries_arrive_whole() {
     let fleet = fleet_of(json!({"name": "w", "nodes": [task("a", "echo"), task("b", "echo"),
             with(task("c", "echo"), json!({"input": {"again": "{{ run.input.text }}"}}))], "edges": [["a", "b"], ["b", "c"]]}))
     .await;
-    let text: String = (0..100_000).map(|n| char::from(b'a' + (n * n % 26) as u8)).collect();
+    let text: String = (0..100_000).map(|n| char::from(b'a' + (n % 26) as u8 ^ (n / 26 % 8) as u8)).collect();
     let (run, output) = fleet.complete("w", json!({"text": text})).await;
     assert_eq!(output["again"], json!(text));
     let same =
@@ -597,8 +620,11 @@ async fn handlers_learn_of_their_step_and_its_key() {
 async fn layers_of_joins_over_two_workers_keep_their_order() {
     let (layers, width) = (8, 8);
     let name = |layer: usize, place: usize| format!("l{layer}-{place}");
-    let nodes: Vec<Value> =
-        (0..layers).flat_map(|layer| (0..width).map(move |place| task(&name(layer, place), "echo"))).collect();
+    let nodes: Vec<Value> = (0..layers)
+        .flat_map(|layer| {
+            (0..width).map(move |place| with(task(&name(layer, place), "echo"), json!({"input": "{{ run.input }}"})))
+        })
+        .collect();
     let mut edges = Vec::new();
     for layer in 1..layers {
         for (from, to) in (0..width).flat_map(|from| (0..width).map(move |to| (from, to))) {
