@@ -16,7 +16,7 @@ use longshore_core::fleet;
 use longshore_core::graph::{NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
-use longshore_core::state::RunState;
+use longshore_core::state::{Outcome, RunState};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -700,7 +700,10 @@ impl Lane {
             let Some(before) = before.or_else(|| finished.iter().find(|f| f.held.step.run_id == step.run_id)) else {
                 continue;
             };
-            kept.push(before.continue_with(step, from.is_some()));
+            // nor is an output at hand that the step's edges made a failure of
+            let failed = |from| plan.outcomes.get(from) == Some(&Some(Outcome::Failed));
+            let overruled = matches!(before.ending, Ending::Completed(_)) && from.is_some_and(failed);
+            kept.push(before.continue_with(step, from.is_some() && !overruled));
         }
         kept
     }
