@@ -227,7 +227,8 @@ impl Plan {
     fn forget_whole_join(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
         let whole = |need| need <= 0 || matches!(step.kind, StepKind::Skip | StepKind::Rest);
-        if step.failed == 0 && ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
+        let first = step.failed == 0 || !step.kind.is_try();
+        if first && ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
             self.batch.resolved_joins.push(JoinKey { run_id: step.run_id, frame: step.frame, node: step.node });
         }
     }

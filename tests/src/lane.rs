@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_core::attempt::{Ended, Ending, Plan, Room, places, poisoned};
-use longshore_core::cycle::{self, Baton, Batch, HeldRow, Pass, Passed, Sender};
+use longshore_core::cycle::{self, Batch, Baton, HeldRow, Pass, Passed, Sender};
 use longshore_core::graph::{END, NodeResult, RunFacts, START, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, MAX_LOST_ALONE, PRIORITIES, SOLO, Source, StepKey, StepKind};

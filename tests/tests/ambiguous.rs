@@ -17,7 +17,8 @@ fn completed() -> Ending {
 }
 
 async fn attempts(fleet: &TestFleet, run: Uuid) -> Vec<(i32, i32, i16)> {
-    let sql = "select node, attempt, outcome from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
+    let sql =
+        "select node, attempt, outcome from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
     sqlx::query_as(sql).bind(run).fetch_all(&fleet.database.pool).await.unwrap()
 }
 
@@ -86,7 +87,11 @@ async fn a_cycle_whose_answer_is_lost_happened_once() {
         lane.drain(json!(1)).await;
         for run in [run, second] {
             assert_eq!(fleet.ended(run).await.0, "completed");
-            assert_eq!(attempts(&fleet, run).await, [(-1, 1, 1), (0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1)], "{cut:?}");
+            assert_eq!(
+                attempts(&fleet, run).await,
+                [(-1, 1, 1), (0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1)],
+                "{cut:?}"
+            );
         }
         assert_nothing_left(&fleet.database).await;
         fleet.database.drop().await;

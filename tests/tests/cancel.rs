@@ -17,7 +17,8 @@ async fn cancel(fleet: &TestFleet, run: Uuid) {
 
 /// The ended attempts of a run: node, attempt, outcome.
 async fn attempts(fleet: &TestFleet, run: Uuid) -> Vec<(i32, i32, i16)> {
-    let sql = "select node, attempt, outcome from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
+    let sql =
+        "select node, attempt, outcome from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
     sqlx::query_as(sql).bind(run).fetch_all(&fleet.database.pool).await.unwrap()
 }
 
@@ -246,7 +247,8 @@ async fn settling_waits_for_a_lane_that_has_not_passed_its_baton() {
 
     let mut connection = fleet.database.pool.acquire().await.unwrap();
     let mut settling = Settling::default();
-    let left = "select (select count(*) from longshore.step_joins) * 100 + (select count(*) from longshore.step_ready) * 10
+    let left =
+        "select (select count(*) from longshore.step_joins) * 100 + (select count(*) from longshore.step_ready) * 10
                      + (select count(*) from longshore.closed)";
     for _ in 0..3 {
         assert_eq!(settling.step(&mut connection).await.unwrap(), 0);

@@ -65,7 +65,8 @@ async fn two_completions_at_once_fire_a_join_that_has_begun_to_count_once() {
         first.complete(&keys, json!(1)).await;
         let hold = "begin; select from longshore.step_joins where node = 3 for update";
         let lanes = complete_at_once(&fleet, lanes, hold, "commit").await;
-        let fired: usize = lanes.iter().map(|lane| lane.of_node("j").iter().filter(|key| key.attempt == 1).count()).sum();
+        let fired: usize =
+            lanes.iter().map(|lane| lane.of_node("j").iter().filter(|key| key.attempt == 1).count()).sum();
         assert_eq!(fired, expected, "join {rule} fired by the second or third token");
         for mut lane in lanes.into_iter().chain([first]) {
             lane.finish_all(json!(2)).await;
@@ -87,7 +88,8 @@ async fn two_completions_at_once_fire_a_join_that_nobody_has_counted_yet_once() 
         // the holder's uncommitted row of the same key stops both at their insert; it is rolled back and both go on
         let hold = format!("begin; insert into longshore.step_joins values ('{run}', 0, 2, 1, 1, 0)");
         let lanes = complete_at_once(&fleet, lanes, &hold, "rollback").await;
-        let fired: usize = lanes.iter().map(|lane| lane.of_node("j").iter().filter(|key| key.attempt == 1).count()).sum();
+        let fired: usize =
+            lanes.iter().map(|lane| lane.of_node("j").iter().filter(|key| key.attempt == 1).count()).sum();
         assert_eq!(fired, 1, "join {rule}");
         for mut lane in lanes {
             lane.finish_all(json!(2)).await;
@@ -109,13 +111,20 @@ async fn a_late_token_does_not_fire_a_join_again_and_the_run_waits_for_it() {
         for lane in &mut lanes[..tokens] {
             lane.finish_all(json!({"x": 1})).await;
         }
-        assert_eq!(completed(&fleet, run, "k").await, 1, "join {rule} fired with its {tokens} tokens and the graph went on");
+        assert_eq!(
+            completed(&fleet, run, "k").await,
+            1,
+            "join {rule} fired with its {tokens} tokens and the graph went on"
+        );
         let live = format!("select count(*) from longshore.workflow_runs where run_id = '{run}' and state = 1");
         for lane in &mut lanes[tokens..] {
             assert_eq!(fleet.database.number(&live).await, 1, "the run's end waits for every in-edge of join {rule}");
             let keys = lane.keys();
             lane.complete(&keys, json!({"x": 2})).await;
-            assert!(lane.held.iter().all(|held| held.step.attempt == 0 || held.node() == "end"), "join {rule} fired again");
+            assert!(
+                lane.held.iter().all(|held| held.step.attempt == 0 || held.node() == "end"),
+                "join {rule} fired again"
+            );
             lane.finish_all(json!({"x": 2})).await;
         }
         ManualLane::new(&fleet.database.pool).drain(json!({"x": 2})).await;

@@ -35,7 +35,9 @@ async fn a_start_held_open_for_five_seconds_under_load_begins_within_a_second_an
     fleet.until(&format!("select extract(epoch from clock_timestamp())::float8 > {opened} + 5")).await;
     caller.commit().await.unwrap();
     let committed: f64 = sqlx::query_scalar(began).fetch_one(&mut *connection).await.unwrap();
-    fleet.until(&format!("select exists (select from longshore.execution_step_attempts where run_id = '{late}')")).await;
+    fleet
+        .until(&format!("select exists (select from longshore.execution_step_attempts where run_id = '{late}')"))
+        .await;
     let backlog = fleet.database.number("select count(*) from longshore.step_ready").await;
     assert!(backlog > 500, "the fleet was busy all the time: {backlog} step jobs still wait");
     let claimed = format!(

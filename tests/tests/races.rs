@@ -21,7 +21,8 @@ fn failed() -> Ending {
 }
 
 async fn attempts(fleet: &TestFleet, run: Uuid) -> Vec<(i32, i32, i16)> {
-    let sql = "select node, attempt, outcome from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
+    let sql =
+        "select node, attempt, outcome from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
     sqlx::query_as(sql).bind(run).fetch_all(&fleet.database.pool).await.unwrap()
 }
 
@@ -162,7 +163,10 @@ async fn sinks_of_two_runs_ended_in_opposite_orders_do_not_deadlock_and_no_outpu
         for run in runs {
             assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!({"s": {"ok": true}, "t": {"ok": true}})));
         }
-        assert_eq!(fleet.database.number("select deadlocks from pg_stat_database where datname = current_database()").await, 0);
+        assert_eq!(
+            fleet.database.number("select deadlocks from pg_stat_database where datname = current_database()").await,
+            0
+        );
         assert_nothing_left(&fleet.database).await;
         fleet.database.drop().await;
     }
@@ -190,7 +194,11 @@ async fn two_runs_failed_by_two_lanes_in_opposite_orders_fail_once_each() {
     assert_eq!(fleet.database.number(&free).await, 1);
     sqlx::raw_sql("commit").execute(&mut *holder).await.unwrap();
     let (s, t) = (s_ends.await.unwrap().passed(), t_ends.await.unwrap().passed());
-    assert_eq!(s.already_ended.len() + t.already_ended.len(), 2, "each run was ended by one lane, and the other was told");
+    assert_eq!(
+        s.already_ended.len() + t.already_ended.len(),
+        2,
+        "each run was ended by one lane, and the other was told"
+    );
     assert_eq!(fleet.database.number("select count(*) from longshore.closed").await, 2);
     assert_eq!(settle_all(&fleet.database).await, 2);
     for run in runs {
@@ -213,7 +221,8 @@ async fn a_full_baton_of_200_steps_is_reaped_whole() {
     assert_eq!(reap(&fleet.database.pool).await.unwrap().steps, 200);
     let lost = "select count(*) from longshore.execution_step_attempts where outcome = 3 and attempt = 1 and error -> 'details' ->> 'alone' = 'false'";
     assert_eq!(fleet.database.number(lost).await, 200);
-    let again = "select count(*) from longshore.step_ready where attempt = 2 and priority = 17 and lost = 0 and kind = 0";
+    let again =
+        "select count(*) from longshore.step_ready where attempt = 2 and priority = 17 and lost = 0 and kind = 0";
     assert_eq!(fleet.database.number(again).await, 200);
     assert!(matches!(lane.cycle(Vec::new(), 0).await, Answer::Fenced));
     fleet.database.drop().await;
@@ -286,16 +295,16 @@ async fn a_step_lost_alone_five_times_is_given_up_as_poison() {
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_lost_in_company_run_alone_next_and_are_charged_only_for_what_they_lose_alone() {
     let fleet = TestFleet::publish([dag("w", "a", "")]).await;
-    let runs = [
-        fleet.start("w", json!({})).await,
-        fleet.start("w", json!({})).await,
-        fleet.start("w", json!({})).await,
-    ];
+    let runs =
+        [fleet.start("w", json!({})).await, fleet.start("w", json!({})).await, fleet.start("w", json!({})).await];
     let mut lane = ManualLane::new(&fleet.database.pool);
     assert_eq!(lane.claim(3).await.len(), 3);
     expire(&fleet.database.pool, lane.id()).await;
     assert_eq!(reap(&fleet.database.pool).await.unwrap().steps, 3);
-    assert!(ManualLane::new(&fleet.database.pool).claim(5).await.is_empty(), "a lane for many steps takes none of them");
+    assert!(
+        ManualLane::new(&fleet.database.pool).claim(5).await.is_empty(),
+        "a lane for many steps takes none of them"
+    );
     let mut alone = ManualLane::alone(&fleet.database.pool);
     let first = alone.claim_node("a").await;
     assert_eq!((first.attempt, alone.held[0].step.lost, alone.held[0].step.solo), (2, 0, true));
