@@ -9,7 +9,7 @@ left join longshore.workers k on k.worker_id = w.worker_id;
 -- The state of every step that has one. A step has exactly one home (ready, delayed, a lane's baton) or, once it ended, its latest attempt.
 -- since: when it came to that home, or when it finished; until: when it is due, or when its lease expires.
 create view longshore.execution_steps as
-with homes as (
+with homes as not materialized (
     select shard, run_id, frame, node, 'ready'::text as state, attempt, longshore.seq_time(seq) as since, null::timestamptz as until
     from longshore.step_ready where kind in (0, 3)
     union all

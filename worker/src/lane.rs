@@ -17,7 +17,6 @@ use longshore_core::graph::{NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
 use longshore_core::state::{Outcome, RunState};
-use longshore_core::workflow::LoadedVersion;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,6 +27,7 @@ use crate::metrics::StepMetrics;
 use crate::prepare::{Decided, Prepared, prepare};
 use crate::shared::Shared;
 use crate::transaction::{LaneLink, Moved};
+use crate::versions::Version;
 
 /// At most this many steps end in one cycle.
 const MAX_BATCH: usize = 128;
@@ -121,7 +121,7 @@ pub(crate) struct LaneSpec {
 /// A step that the lane holds.
 pub(crate) struct Held {
     pub(crate) step: HeldStep,
-    pub(crate) version: Arc<LoadedVersion>,
+    pub(crate) version: Arc<Version>,
     pub(crate) values: Values,
     pub(crate) cancellation: CancellationToken,
     pub(crate) metrics: Option<Arc<StepMetrics>>,
@@ -395,11 +395,26 @@ impl Lane {
         self.flush || self.held.is_empty() || held < FLUSH_AT_ONCE_BELOW || self.finished.len() >= MAX_BATCH
     }
 
+    /// Slots that a claim could fill now.
+    fn free_slots(&self) -> i32 {
+        if self.draining() || self.spec.private {
+            return 0;
+        }
+        if self.spec.solo {
+            return i32::from(self.held.is_empty() && self.finished.is_empty());
+        }
+        let places = attempt::places(self.held.len() + self.finished.len());
+        let free = |(queue_id, slots): &(i32, i32)| {
+            let occupied = self.held.values().filter(|held| held.slot && held.step.queue_id == *queue_id).count();
+            (slots - i32::try_from(occupied).unwrap_or(*slots)).max(0)
+        };
+        self.spec.slots.get().iter().map(free).sum::<i32>().min(places)
+    }
+
     /// Worth a claim: a quarter of the slots is free, or it is a while since the last one.
     fn claim_is_due(&self, now: Instant) -> bool {
-        let slots = self.spec.slots.total();
-        let free = slots - i32::try_from(self.held.values().filter(|held| held.slot).count()).unwrap_or(slots);
-        !self.draining() && free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE)
+        let free = self.free_slots();
+        free > 0 && (free * 4 >= self.spec.slots.total().min(places_at_all()) || now >= self.last_claim + CLAIM_PAUSE)
     }
 
     /// Sleep until there is something to do.
@@ -412,7 +427,7 @@ impl Lane {
             tokio::select! {
                 () = self.mailbox.filled(enough) => {}
                 () = tokio::time::sleep(linger) => {}
-                () = self.shared.stop.cancelled() => {}
+                () = self.shared.stop.cancelled(), if !self.shared.stop.is_cancelled() => {}
             }
             self.flush = true;
             return;
@@ -421,7 +436,7 @@ impl Lane {
         if !self.held.is_empty() && !self.suspended {
             until = until.min(self.last_pass + self.shared.heartbeat);
         }
-        if self.look {
+        if self.look && self.free_slots() > 0 {
             until = until.min(self.last_claim + CLAIM_PAUSE);
         }
         tokio::select! {
@@ -432,7 +447,7 @@ impl Lane {
             }
             () = tokio::time::sleep_until(until.into()) => {}
             () = self.shared.draining.cancelled(), if !self.draining() => {}
-            () = self.shared.stop.cancelled() => {}
+            () = self.shared.stop.cancelled(), if !self.shared.stop.is_cancelled() => {}
         }
     }
 
@@ -524,7 +539,7 @@ impl Lane {
         let free: i32 = room.slots.values().map(|free| (*free).max(0)).sum::<i32>().min(room.total);
         // a lonely step shares its lane with nothing
         let free = if self.spec.solo { i32::from(room.total == attempt::places(0)) } else { free };
-        let worth = free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE);
+        let worth = free > 0 && (free * 4 >= slots.min(places_at_all()) || now >= self.last_claim + CLAIM_PAUSE);
         if self.draining() || !worth || !(self.look || now >= self.claim_after) {
             return (Claim::default(), false);
         }
@@ -791,6 +806,11 @@ impl Lane {
     }
 }
 
+/// The slots of a lane that serves more than a baton can list.
+fn places_at_all() -> i32 {
+    attempt::places(0)
+}
+
 fn row(step: &HeldStep) -> Option<HeldRow> {
     Some(HeldRow {
         run_id: step.run_id,
@@ -867,7 +887,7 @@ impl Held {
         }
     }
 
-    fn new(claimed: Claimed, version: Arc<LoadedVersion>) -> Self {
+    fn new(claimed: Claimed, version: Arc<Version>) -> Self {
         let Claimed { step, run_state, input, key } = claimed;
         let input_at_hand = input.is_some();
         let run = RunFacts {

@@ -74,8 +74,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct WorkerBuilder {
     url: String,
-    direct_url: Option<String>,
-    pooled: bool,
     name: Option<String>,
     handlers: Handlers,
     queues: BTreeMap<String, u32>,
@@ -151,20 +149,6 @@ impl WorkerBuilder {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
-        self
-    }
-
-    /// Postgres past the pooler, for LISTEN.
-    #[must_use]
-    pub fn direct_url(mut self, url: &str) -> Self {
-        self.direct_url = Some(url.to_owned());
-        self
-    }
-
-    /// The worker's URL leads to a pooler in transaction mode: LISTEN only on the direct URL, else the worker polls.
-    #[must_use]
-    pub fn pooled(mut self) -> Self {
-        self.pooled = true;
         self
     }
 
@@ -281,17 +265,15 @@ impl WorkerBuilder {
         let solo = open(&shared, LaneSpec { slots: alone.clone(), solo: true, private: false });
         let queues: Vec<i32> = slots.iter().map(|(id, _)| *id).collect();
         let hurry = Arc::new(Notify::new());
-        let direct_url = if self.pooled { self.direct_url } else { Some(self.direct_url.unwrap_or(self.url)) };
-        let mut system = None;
-        if let Some(url) = direct_url {
-            if self.system_lane {
-                let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
-                let options = database::options(&url)?;
-                system = Some(system::spawn(options, config, system_tasks(&pool), shared.draining.clone()));
-            }
-            let wakes = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
-            tokio::spawn(upkeep::listen(shared.clone(), url, wakes));
-        }
+        let system = if self.system_lane {
+            let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
+            let options = database::options(&self.url)?;
+            Some(system::spawn(options, config, system_tasks(&pool), shared.draining.clone()))
+        } else {
+            None
+        };
+        let told = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
+        tokio::spawn(upkeep::listen(shared.clone(), self.url, told));
         let worker_id = registration.worker_id;
         let upkeep = Upkeep {
             shared: shared.clone(),
@@ -394,8 +376,6 @@ impl Worker {
     pub fn builder(database_url: &str) -> WorkerBuilder {
         WorkerBuilder {
             url: database_url.to_owned(),
-            direct_url: None,
-            pooled: false,
             name: None,
             handlers: Handlers::new(),
             queues: BTreeMap::new(),

@@ -147,6 +147,10 @@ impl Cluster {
     /// # Errors
     /// When it does not stop within a minute.
     pub fn stop(&self) -> Result<bool> {
+        self.stop_how("fast")
+    }
+
+    fn stop_how(&self, mode: &str) -> Result<bool> {
         let Some(access) = self.access()? else {
             return Ok(false);
         };
@@ -158,7 +162,7 @@ impl Cluster {
                 .command("pg_ctl", self.owner.as_ref())
                 .arg("-D")
                 .arg(self.data())
-                .args(["-m", "fast", "-w", "-t", STOP_WITHIN, "stop"])
+                .args(["-m", mode, "-w", "-t", STOP_WITHIN, "stop"])
                 .output()
                 .context("cannot run pg_ctl")?;
             if !output.status.success() && self.process()?.is_some() {
@@ -193,7 +197,7 @@ impl Cluster {
     /// # Errors
     /// When the folder is not one of ours, or cannot be deleted.
     pub fn remove(&self) -> Result<()> {
-        self.stop()?;
+        self.stop_how("immediate")?; // nothing need be written that is deleted next
         if self.is_ours() {
             fs::remove_dir_all(&self.dir).with_context(|| format!("cannot delete {}", self.dir.display()))?;
         }

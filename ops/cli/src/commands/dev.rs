@@ -7,9 +7,7 @@ use longshore::{
     postgres::{Cluster, Listen},
     stage::{Plan, Stage},
 };
-use longshore_core::{database, fleet};
 use serde::Serialize;
-use sqlx::PgPool;
 
 use super::{progress::Progress, signals::Leave};
 use crate::{Global, output::Format};
@@ -106,10 +104,8 @@ impl Running {
     }
 }
 
-/// Replace workers that end by themselves; when a queue is made, replace them all, as they serve the queues that there were when they started.
+/// Replace workers that end by themselves.
 async fn keep_up(stage: &mut Stage) -> Result<()> {
-    let pool = database::pool(stage.url(), 1).await?;
-    let mut queues = queues(&pool).await?;
     let progress = Progress::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -121,24 +117,5 @@ async fn keep_up(stage: &mut Stage) -> Result<()> {
             ));
             stage.spawn()?;
         }
-        let now = self::queues(&pool).await?;
-        if now != queues {
-            queues = now;
-            progress.say("there is a new queue: the workers start again to serve it");
-            let count = stage.fleet().workers().len();
-            stage.fleet().stop(STOP_WITHIN).await?;
-            for _ in 0..count {
-                stage.spawn()?;
-            }
-            stage.started().await?;
-            for (name, url) in stage.metrics() {
-                progress.say(&format!("{name} runs, its metrics are at {url}"));
-            }
-        }
     }
-}
-
-async fn queues(pool: &PgPool) -> Result<Vec<String>> {
-    let mut connection = pool.acquire().await?;
-    Ok(fleet::queues(&mut connection).await?.into_values().collect())
 }

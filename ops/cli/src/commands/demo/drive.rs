@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use longshore::{samples::Sample, stage::Stage};
+use longshore::{process::WorkerProcess, samples::Sample, stage::Stage};
 use longshore_core::{
     database,
     definition::Definition,
@@ -32,6 +32,8 @@ const COUNT_SHARE: u32 = 10;
 const KILL_AFTER: Duration = Duration::from_millis(1500);
 /// A kill may hit a worker that had just given away what it held: then once more.
 const MAX_ROUNDS: usize = 4;
+/// The worker that holds about so many steps is killed.
+const HELD_BY_VICTIM: i64 = 10;
 /// Without any step that moves for so long, what has not ended is stuck.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 /// How long upkeep may take to tidy up behind the last run.
@@ -130,13 +132,13 @@ impl Drive<'_> {
         }
     }
 
-    /// Kill the worker that holds most and start another; false when none holds anything.
+    /// Kill a worker that holds steps and start another; false when none holds any. Steps lost together run again one at a time in each worker,
+    /// so of all that hold some the one that holds about ten is taken: enough to be hit, few enough not to be waited for.
     async fn kill_one(&mut self, connection: &mut PgConnection) -> Result<bool> {
         let workers = inspect::fleet(connection).await?;
-        let ours = |pid: i32| self.stage.fleet().workers().iter().any(|worker| worker.pid() == pid.unsigned_abs());
-        let mut ours = ours;
-        let victim =
-            workers.iter().filter(|worker| worker.held > 0 && ours(worker.pid)).max_by_key(|worker| worker.held);
+        let pids: Vec<u32> = self.stage.fleet().workers().iter().map(WorkerProcess::pid).collect();
+        let holders = workers.iter().filter(|worker| worker.held > 0 && pids.contains(&worker.pid.unsigned_abs()));
+        let victim = holders.min_by_key(|worker| worker.held.abs_diff(HELD_BY_VICTIM));
         let Some(victim) = victim else {
             return Ok(false);
         };
