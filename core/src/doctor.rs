@@ -153,13 +153,8 @@ const NOTES: &[Query] = queries! {
 /// Examines the whole database. Opens a transaction of its own, so `conn` must be in none; changes nothing.
 /// Reads every table once or a few times, so the time grows with the history.
 pub async fn examine(conn: &mut PgConnection) -> Result<Report, Error> {
-    let mut tx = conn
-        .begin_with(include_str!("../sql/inspect/snapshot.sql"))
-        .await?;
-    sqlx::query(include_str!("../sql/doctor/settings.sql"))
-        .persistent(false)
-        .execute(&mut *tx)
-        .await?;
+    let mut tx = conn.begin_with(include_str!("../sql/inspect/snapshot.sql")).await?;
+    sqlx::query(include_str!("../sql/doctor/settings.sql")).persistent(false).execute(&mut *tx).await?;
     let schema = migrate::status(&mut tx).await?;
     has_all_migrations(&schema)?;
     let mut checks = Vec::new();
@@ -176,10 +171,7 @@ pub async fn examine(conn: &mut PgConnection) -> Result<Report, Error> {
 }
 
 async fn ask(conn: &mut PgConnection, query: &Query) -> Result<Check, sqlx::Error> {
-    let row = sqlx::query(query.sql)
-        .persistent(false)
-        .fetch_one(conn)
-        .await?;
+    let row = sqlx::query(query.sql).persistent(false).fetch_one(conn).await?;
     Ok(Check {
         name: query.name,
         promise: query.promise,
@@ -192,23 +184,13 @@ async fn ask(conn: &mut PgConnection, query: &Query) -> Result<Check, sqlx::Erro
 
 /// Checks of a schema that is not there would only fail with the database's words.
 fn has_all_migrations(schema: &Status) -> Result<(), migrate::Error> {
-    let missing = schema
-        .migrations
-        .iter()
-        .find(|migration| migration.applied_at.is_none());
+    let missing = schema.migrations.iter().find(|migration| migration.applied_at.is_none());
     match missing {
         None => Ok(()),
-        Some(_)
-            if schema
-                .migrations
-                .iter()
-                .all(|migration| migration.applied_at.is_none()) =>
-        {
+        Some(_) if schema.migrations.iter().all(|migration| migration.applied_at.is_none()) => {
             Err(migrate::Error::SchemaMissing)
         }
-        Some(migration) => Err(migrate::Error::SchemaOld {
-            missing: format!("migration {}", migration.version),
-        }),
+        Some(migration) => Err(migrate::Error::SchemaOld { missing: format!("migration {}", migration.version) }),
     }
 }
 
@@ -222,26 +204,14 @@ fn functions(schema: &Status) -> Check {
             FunctionState::Differs => Some(format!("function {}: another text", function.name)),
         })
         .collect();
-    found(
-        7,
-        "functions",
-        "the functions are those of this program",
-        wrong,
-    )
+    found(7, "functions", "the functions are those of this program", wrong)
 }
 
 /// A check of a promise that Rust did.
 fn found(promise: u8, name: &'static str, says: &'static str, mut findings: Vec<String>) -> Check {
     let found = i64::try_from(findings.len()).unwrap_or(i64::MAX);
     findings.truncate(MAX_EXAMPLES);
-    Check {
-        name,
-        promise: Some(promise),
-        severity: Severity::Broken,
-        says,
-        found,
-        examples: findings,
-    }
+    Check { name, promise: Some(promise), severity: Severity::Broken, says, found, examples: findings }
 }
 
 #[cfg(test)]
@@ -252,14 +222,7 @@ mod tests {
 
     #[test]
     fn a_note_breaks_no_promise() {
-        let mut report = Report {
-            checks: vec![found(
-                2,
-                "one_home",
-                "a step job is in one place",
-                Vec::new(),
-            )],
-        };
+        let mut report = Report { checks: vec![found(2, "one_home", "a step job is in one place", Vec::new())] };
         report.checks.push(Check {
             name: "residue",
             promise: None,
@@ -269,33 +232,18 @@ mod tests {
             examples: vec!["3 ready".to_owned()],
         });
         assert!(report.is_clean());
-        assert_eq!(
-            report.to_string().lines().last(),
-            Some("doctor: 2 checks, 0 promises broken")
-        );
+        assert_eq!(report.to_string().lines().last(), Some("doctor: 2 checks, 0 promises broken"));
         let findings: Vec<_> = (0..7).map(|n| format!("run {n}")).collect();
-        report
-            .checks
-            .push(found(3, "attempt_numbers", "no gaps", findings));
+        report.checks.push(found(3, "attempt_numbers", "no gaps", findings));
         assert!(!report.is_clean());
         let text = report.to_string();
-        assert!(
-            text.contains("BROKEN 7   attempt_numbers    no gaps\n             run 0\n"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("run 4\ndoctor: 3 checks, 1 promises broken"),
-            "{text}"
-        );
+        assert!(text.contains("BROKEN 7   attempt_numbers    no gaps\n             run 0\n"), "{text}");
+        assert!(text.ends_with("run 4\ndoctor: 3 checks, 1 promises broken"), "{text}");
     }
 
     #[test]
     fn check_names_are_unique() {
-        let mut names: Vec<_> = PROMISES
-            .iter()
-            .chain(NOTES)
-            .map(|query| query.name)
-            .collect();
+        let mut names: Vec<_> = PROMISES.iter().chain(NOTES).map(|query| query.name).collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();

@@ -31,23 +31,15 @@ const SLACK: TimeDelta = TimeDelta::seconds(1);
 
 /// Why the run is not finished, or how it ended; `None` if there is no such run. Reads one snapshot in a
 /// transaction of its own, so `conn` must be in none; changes nothing. Any error is the database's.
-pub async fn explain(
-    conn: &mut PgConnection,
-    run_id: Uuid,
-) -> Result<Option<Explanation>, sqlx::Error> {
-    let mut tx = conn
-        .begin_with(include_str!("../sql/inspect/snapshot.sql"))
-        .await?;
+pub async fn explain(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanation>, sqlx::Error> {
+    let mut tx = conn.begin_with(include_str!("../sql/inspect/snapshot.sql")).await?;
     let answer = read(&mut tx, run_id).await?;
     tx.rollback().await?;
     Ok(answer)
 }
 
 async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanation>, sqlx::Error> {
-    let Some(run) = query(include_str!("../sql/explain/run.sql"), run_id)
-        .fetch_optional(&mut *conn)
-        .await?
-    else {
+    let Some(run) = query(include_str!("../sql/explain/run.sql"), run_id).fetch_optional(&mut *conn).await? else {
         return Ok(None);
     };
     let state: RunState = word(&run, "state")?;
@@ -55,23 +47,16 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
     let now: DateTime<Utc> = run.try_get("now")?;
     let run_at: Option<DateTime<Utc>> = run.try_get("run_at")?;
 
-    let ready = query(include_str!("../sql/explain/ready.sql"), run_id)
-        .bind(MAX_SHOWN)
-        .bind(MAX_AHEAD);
+    let ready = query(include_str!("../sql/explain/ready.sql"), run_id).bind(MAX_SHOWN).bind(MAX_AHEAD);
     let (mut ready, ready_total) = shown(&ready.fetch_all(&mut *conn).await?, ready_row)?;
     let delayed = query(include_str!("../sql/explain/delayed.sql"), run_id).bind(MAX_SHOWN);
-    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| {
-        delayed_row(row, run_at)
-    })?;
-    let held = query(include_str!("../sql/explain/held.sql"), run_id)
-        .bind(MAX_SHOWN)
-        .bind(WORKER_SILENT_SECONDS);
+    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| delayed_row(row, run_at))?;
+    let held = query(include_str!("../sql/explain/held.sql"), run_id).bind(MAX_SHOWN).bind(WORKER_SILENT_SECONDS);
     let (held, held_total) = shown(&held.fetch_all(&mut *conn).await?, |row| held_row(row, now))?;
 
     let steps = inspect::steps(conn, run_id).await?;
     let stuck = !state.has_ended() && ready_total + delayed_total + held_total == 0;
-    let (mut joins, mut joins_total, mut problems, mut lost) =
-        (Vec::new(), 0, Vec::new(), Vec::new());
+    let (mut joins, mut joins_total, mut problems, mut lost) = (Vec::new(), 0, Vec::new(), Vec::new());
     if !state.has_ended() {
         joins = joins_of(conn, run_id, version_id, &steps).await?;
         joins_total = joins.len();
@@ -105,10 +90,7 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
         held_total,
         joins,
         joins_total,
-        pending: steps
-            .iter()
-            .filter(|step| step.state == NodeState::Pending)
-            .count(),
+        pending: steps.iter().filter(|step| step.state == NodeState::Pending).count(),
         problems,
     }))
 }
@@ -119,10 +101,7 @@ fn query(sql: &'static str, run_id: Uuid) -> Query<'static, Postgres, PgArgument
 }
 
 /// The rows as values, and the total that each row repeats.
-fn shown<T>(
-    rows: &[PgRow],
-    read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
-) -> Result<(Vec<T>, i64), sqlx::Error> {
+fn shown<T>(rows: &[PgRow], read: impl Fn(&PgRow) -> Result<T, sqlx::Error>) -> Result<(Vec<T>, i64), sqlx::Error> {
     let total = rows.first().map_or(Ok(0), |row| row.try_get("total"))?;
     Ok((rows.iter().map(read).collect::<Result<_, _>>()?, total))
 }
@@ -194,34 +173,22 @@ async fn joins_of(
     version_id: i32,
     steps: &[StepView],
 ) -> Result<Vec<Join>, sqlx::Error> {
-    let rows = query(include_str!("../sql/explain/joins.sql"), run_id)
-        .bind(version_id)
-        .fetch_all(conn)
-        .await?;
-    let counting: HashSet<i32> = rows
-        .iter()
-        .map(|row| row.try_get("number"))
-        .collect::<Result<_, _>>()?;
-    let by_number: HashMap<(i32, i32), &StepView> = steps
-        .iter()
-        .map(|step| ((step.frame, step.number), step))
-        .collect();
+    let rows = query(include_str!("../sql/explain/joins.sql"), run_id).bind(version_id).fetch_all(conn).await?;
+    let counting: HashSet<i32> = rows.iter().map(|row| row.try_get("number")).collect::<Result<_, _>>()?;
+    let by_number: HashMap<(i32, i32), &StepView> =
+        steps.iter().map(|step| ((step.frame, step.number), step)).collect();
     rows.iter()
         .map(|row| {
             let (number, frame): (i32, i32) = (row.try_get("number")?, row.try_get("frame")?);
             // the end waits for an early join until that has counted all its own in-edges
-            let unresolved = |step: &&StepView| {
-                !step.state.has_ended() || (number == END && counting.contains(&step.number))
-            };
+            let unresolved =
+                |step: &&StepView| !step.state.has_ended() || (number == END && counting.contains(&step.number));
             let mut waits_for: Vec<Predecessor> = row
                 .try_get::<Vec<i32>, _>("sources")?
                 .iter()
                 .filter_map(|source| by_number.get(&(frame, *source)).copied())
                 .filter(unresolved)
-                .map(|step| Predecessor {
-                    node: step.node.clone(),
-                    state: step.state,
-                })
+                .map(|step| Predecessor { node: step.node.clone(), state: step.state })
                 .collect();
             let waits_for_total = waits_for.len();
             waits_for.truncate(MAX_NAMED);
@@ -232,9 +199,7 @@ async fn joins_of(
                 in_edges: row.try_get("in_edges")?,
                 resolved: row.try_get("resolved")?,
                 taken: row.try_get("taken")?,
-                fired: by_number
-                    .get(&(frame, number))
-                    .is_some_and(|step| step.state != NodeState::Pending),
+                fired: by_number.get(&(frame, number)).is_some_and(|step| step.state != NodeState::Pending),
                 waits_for,
                 waits_for_total,
             })
@@ -243,17 +208,9 @@ async fn joins_of(
 }
 
 /// The nodes of a stuck run that should have a step by now.
-async fn broken_off(
-    conn: &mut PgConnection,
-    version_id: i32,
-    steps: &[StepView],
-) -> Result<Vec<String>, sqlx::Error> {
+async fn broken_off(conn: &mut PgConnection, version_id: i32, steps: &[StepView]) -> Result<Vec<String>, sqlx::Error> {
     let numbers = |wanted: fn(NodeState) -> bool| -> Vec<i32> {
-        steps
-            .iter()
-            .filter(|step| wanted(step.state))
-            .map(|step| step.number)
-            .collect()
+        steps.iter().filter(|step| wanted(step.state)).map(|step| step.number).collect()
     };
     sqlx::query_scalar(include_str!("../sql/explain/lost.sql"))
         .bind(version_id)
@@ -265,22 +222,12 @@ async fn broken_off(
 }
 
 /// What no live worker does although a step job needs it, each said once.
-fn unserved(
-    ready: &[Ready],
-    delayed: &[Delayed],
-    held: &[Held],
-    fleet: &[WorkerView],
-) -> Vec<String> {
-    let ready = ready
-        .iter()
-        .map(|step| (step.queue.as_str(), step.handler.as_deref()));
-    let delayed = delayed
-        .iter()
-        .map(|step| (step.queue.as_str(), step.handler.as_deref()));
+fn unserved(ready: &[Ready], delayed: &[Delayed], held: &[Held], fleet: &[WorkerView]) -> Vec<String> {
+    let ready = ready.iter().map(|step| (step.queue.as_str(), step.handler.as_deref()));
+    let delayed = delayed.iter().map(|step| (step.queue.as_str(), step.handler.as_deref()));
     let needs: BTreeSet<_> = ready.chain(delayed).collect();
     let mut problems = BTreeSet::new();
-    if active(fleet).next().is_none() && (!needs.is_empty() || held.iter().any(|step| step.overdue))
-    {
+    if active(fleet).next().is_none() && (!needs.is_empty() || held.iter().any(|step| step.overdue)) {
         problems.insert("no live worker at all".to_owned());
     }
     for (queue, handler) in needs {
@@ -292,9 +239,7 @@ fn unserved(
         if !active(fleet).any(|worker| knows(worker, handler)) {
             problems.insert(format!("no live worker knows handler {name}"));
         } else if served && takers(fleet, queue, handler) == 0 {
-            problems.insert(format!(
-                "no live worker that serves queue {queue} knows handler {name}"
-            ));
+            problems.insert(format!("no live worker that serves queue {queue} knows handler {name}"));
         }
     }
     problems.into_iter().collect()
@@ -302,15 +247,11 @@ fn unserved(
 
 /// How many live workers can take a step job.
 fn takers(fleet: &[WorkerView], queue: &str, handler: Option<&str>) -> usize {
-    active(fleet)
-        .filter(|worker| serves(worker, queue) && knows(worker, handler))
-        .count()
+    active(fleet).filter(|worker| serves(worker, queue) && knows(worker, handler)).count()
 }
 
 fn active(fleet: &[WorkerView]) -> impl Iterator<Item = &WorkerView> {
-    fleet
-        .iter()
-        .filter(|worker| worker.live && !worker.draining)
+    fleet.iter().filter(|worker| worker.live && !worker.draining)
 }
 
 fn serves(worker: &WorkerView, queue: &str) -> bool {

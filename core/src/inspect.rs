@@ -38,12 +38,7 @@ pub struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self {
-            workflow: None,
-            state: None,
-            limit: 50,
-            before: None,
-        }
+        Self { workflow: None, state: None, limit: 50, before: None }
     }
 }
 
@@ -109,10 +104,7 @@ impl NodeState {
     /// True when the node is completed, failed, skipped or canceled.
     pub const fn has_ended(self) -> bool {
         use StepState as S;
-        matches!(
-            self,
-            Self::Step(S::Completed | S::Failed | S::Skipped | S::Canceled)
-        )
+        matches!(self, Self::Step(S::Completed | S::Failed | S::Skipped | S::Canceled))
     }
 }
 
@@ -270,10 +262,7 @@ pub struct WorkerView {
 }
 
 /// Runs that pass the filter, the newest first.
-pub async fn list(
-    conn: &mut PgConnection,
-    filter: &Filter,
-) -> Result<Vec<RunSummary>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<RunSummary>, sqlx::Error> {
     sqlx::query(include_str!("../sql/inspect/list.sql"))
         .bind(SHARD)
         .bind(filter.workflow.as_deref())
@@ -332,10 +321,7 @@ pub async fn steps(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<StepView
 }
 
 /// Every recorded attempt of the run, in the order they ended; empty if there is none.
-pub async fn attempts(
-    conn: &mut PgConnection,
-    run_id: Uuid,
-) -> Result<Vec<AttemptView>, sqlx::Error> {
+pub async fn attempts(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<AttemptView>, sqlx::Error> {
     sqlx::query(include_str!("../sql/inspect/attempts.sql"))
         .bind(SHARD)
         .bind(run_id)
@@ -346,8 +332,7 @@ pub async fn attempts(
                 number: row.try_get("number")?,
                 frame: row.try_get("frame")?,
                 attempt: row.try_get("attempt")?,
-                outcome: Outcome::from_code(row.try_get("outcome")?)
-                    .map_err(|e| undecodable("outcome", e))?,
+                outcome: Outcome::from_code(row.try_get("outcome")?).map_err(|e| undecodable("outcome", e))?,
                 enqueued_at: row.try_get("enqueued_at")?,
                 claimed_at: row.try_get("claimed_at")?,
                 finished_at: row.try_get("finished_at")?,
@@ -369,10 +354,7 @@ pub async fn counts(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Coun
 
 /// The same for many runs in one statement; runs that do not exist are left out. Costs an index read per step of
 /// each run, so a progress bar may ask several times a second.
-pub async fn counts_many(
-    conn: &mut PgConnection,
-    run_ids: &[Uuid],
-) -> Result<HashMap<Uuid, Counts>, sqlx::Error> {
+pub async fn counts_many(conn: &mut PgConnection, run_ids: &[Uuid]) -> Result<HashMap<Uuid, Counts>, sqlx::Error> {
     let rows = sqlx::query(include_str!("../sql/inspect/counts.sql"))
         .bind(SHARD)
         .bind(run_ids)
@@ -430,17 +412,9 @@ where
     T: FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,
 {
-    row.try_get::<&str, _>(column)?
-        .parse()
-        .map_err(|e| undecodable(column, e))
+    row.try_get::<&str, _>(column)?.parse().map_err(|e| undecodable(column, e))
 }
 
-fn undecodable(
-    column: &str,
-    source: impl std::error::Error + Send + Sync + 'static,
-) -> sqlx::Error {
-    sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: Box::new(source),
-    }
+fn undecodable(column: &str, source: impl std::error::Error + Send + Sync + 'static) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
 }

@@ -4,6 +4,9 @@
 
 pub mod database;
 pub mod fleet;
+pub mod lane;
+pub mod proxy;
 
 pub use database::TestDatabase;
 pub use fleet::TestFleet;
+pub use lane::ManualLane;

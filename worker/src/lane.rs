@@ -17,7 +17,6 @@ use longshore_core::graph::{NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
 use longshore_core::state::RunState;
-use longshore_core::workflow::LoadedVersion;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,6 +27,7 @@ use crate::metrics::StepMetrics;
 use crate::prepare::{Decided, Prepared, prepare};
 use crate::shared::Shared;
 use crate::transaction::{LaneLink, Moved};
+use crate::versions::Version;
 
 /// At most this many steps end in one cycle.
 const MAX_BATCH: usize = 128;
@@ -121,7 +121,7 @@ pub(crate) struct LaneSpec {
 /// A step that the lane holds.
 pub(crate) struct Held {
     pub(crate) step: HeldStep,
-    pub(crate) version: Arc<LoadedVersion>,
+    pub(crate) version: Arc<Version>,
     pub(crate) values: Values,
     pub(crate) cancellation: CancellationToken,
     pub(crate) metrics: Option<Arc<StepMetrics>>,
@@ -570,6 +570,10 @@ impl Lane {
         drop(finished);
         new.extend(self.admit(passed.new.into_iter().map(|(claimed, _)| claimed).collect()).await);
         self.heed(&passed.closings);
+        for held in &mut new {
+            // its run was closed while the cycle that keeps it was under way
+            held.live &= !passed.closings.iter().any(|(run, _)| *run == held.step.run_id);
+        }
         self.take_on(new).await;
     }
 
@@ -860,7 +864,7 @@ impl Held {
         }
     }
 
-    fn new(claimed: Claimed, version: Arc<LoadedVersion>) -> Self {
+    fn new(claimed: Claimed, version: Arc<Version>) -> Self {
         let Claimed { step, run_state, input, key } = claimed;
         let input_at_hand = input.is_some();
         let run = RunFacts {

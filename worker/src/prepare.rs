@@ -192,10 +192,7 @@ fn decide(shared: &Shared, mut held: Held) -> Decided {
         Ok(Todo::End(ending)) => Decided::Ended(held, ending),
         Ok(Todo::Run(start)) => {
             held.slot = true;
-            let node = held.version.graph.node(held.step.node);
-            if let Some((queue, handler)) = node.and_then(|node| Some((&node.queue, node.handler()?))) {
-                held.metrics = Some(shared.metrics.step(queue, &held.version.workflow, handler));
-            }
+            held.metrics = held.version.metrics(&shared.metrics, held.step.node);
             held.keep_needed_values();
             Decided::Start(held, start)
         }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use longshore_core::cycle::Sender;
 use longshore_core::notify::Notifier;
 use longshore_core::pacing::Pacing;
-use longshore_core::workflow::LoadedVersion;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::handler::Handlers;
 use crate::metrics::Metrics;
 use crate::sweep::Sweeps;
-use crate::versions::Versions;
+use crate::versions::{Version, Versions};
 
 /// See the module.
 pub(crate) struct Shared {
@@ -55,7 +54,7 @@ impl Shared {
 
     /// The version, read again and again until Postgres answers; `None` when there is no such version, this worker is
     /// too old for it, or it gave up waiting.
-    pub(crate) async fn version(&self, version_id: i32) -> Option<Arc<LoadedVersion>> {
+    pub(crate) async fn version(&self, version_id: i32) -> Option<Arc<Version>> {
         if let Some(version) = self.versions.kept(version_id) {
             return Some(version);
         }

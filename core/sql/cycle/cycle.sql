@@ -21,7 +21,8 @@
 -- h_*        what the lane goes on holding; where h_claimed is shorter, the rest are successors it keeps from now() on
 --
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready); 'c' for each step the lane holds anew (claimed or a join that fired:
--- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here or seen (seq = its id).
+-- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
+-- or met by a successor that the lane keeps and must drop (seq = its id).
 create or replace function longshore.cycle(
     p_shard smallint, p_lane bigint, p_cycle bigint, p_lease interval, p_worker uuid, p_open boolean, p_look boolean,
     p_ended uuid[], p_known bigint[],
@@ -206,6 +207,13 @@ begin
             left join lateral (
                 select r.state, case when pg_column_size(r.input) <= 8192 then r.input::text end as input, r.key
                 from workflow_runs r where r.shard = p_shard and r.run_id = t.run_id offset 0) w on true;
+    end if;
+    -- a successor that the lane keeps is not read from the run: a run closed since the fence looked must not start it
+    if cardinality(h_run) > cardinality(h_claimed) then
+        return query
+            select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
+                x.close_id, null::timestamptz, null::smallint, null::text, null::text
+            from closed x where x.shard = p_shard and x.run_id = any (h_run[cardinality(h_claimed) + 1:]);
     end if;
     if p_look then
         return query

@@ -13,21 +13,12 @@ use crate::state::RunState;
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self {
-            run_id,
-            workflow,
-            version,
-            now,
-            ..
-        } = self;
+        let Self { run_id, workflow, version, now, .. } = self;
         write!(f, "run {run_id} ({workflow} version {version}): ")?;
         match self.finished_at {
             Some(at) => self.ended(f, at)?,
             None if self.stuck => {
-                write!(
-                    f,
-                    "STUCK: it is live and nothing holds it, which breaks a promise"
-                )?;
+                write!(f, "STUCK: it is live and nothing holds it, which breaks a promise")?;
                 if !self.lost.is_empty() {
                     write!(f, "\n  it broke off before {}", self.lost.join(", "))?;
                 }
@@ -35,19 +26,11 @@ impl Display for Explanation {
             None => {
                 let age = span(self.created_at, *now);
                 match self.state {
-                    RunState::Paused => write!(
-                        f,
-                        "paused, started {age} ago; its steps wait until it is resumed"
-                    )?,
+                    RunState::Paused => write!(f, "paused, started {age} ago; its steps wait until it is resumed")?,
                     state => write!(f, "{state}, started {age} ago")?,
                 }
-                let (ready, delayed, held) =
-                    (self.ready_total, self.delayed_total, self.held_total);
-                write!(
-                    f,
-                    "; {held} held, {ready} ready, {delayed} delayed, {} nodes pending",
-                    self.pending
-                )?;
+                let (ready, delayed, held) = (self.ready_total, self.delayed_total, self.held_total);
+                write!(f, "; {held} held, {ready} ready, {delayed} delayed, {} nodes pending", self.pending)?;
             }
         }
         for step in &self.held {
@@ -65,20 +48,12 @@ impl Display for Explanation {
             more(f, self.delayed.len(), self.delayed_total, "delayed")?;
         } else if self.ready_total + self.delayed_total > 0 {
             let left = self.ready_total + self.delayed_total;
-            write!(
-                f,
-                "\n  {left} step jobs of it are still queued; they are dropped when they come up"
-            )?;
+            write!(f, "\n  {left} step jobs of it are still queued; they are dropped when they come up")?;
         }
         for join in &self.joins {
             write!(f, "\n  {join}")?;
         }
-        more(
-            f,
-            self.joins.len(),
-            i64::try_from(self.joins_total).unwrap_or(i64::MAX),
-            "joins",
-        )?;
+        more(f, self.joins.len(), i64::try_from(self.joins_total).unwrap_or(i64::MAX), "joins")?;
         for problem in &self.problems {
             write!(f, "\n  problem: {problem}")?;
         }
@@ -88,24 +63,13 @@ impl Display for Explanation {
 
 impl Explanation {
     fn ended(&self, f: &mut Formatter<'_>, at: DateTime<Utc>) -> fmt::Result {
-        let began = self
-            .run_at
-            .map_or(self.created_at, |run_at| run_at.max(self.created_at));
-        write!(
-            f,
-            "{} {} ago, after {}",
-            self.state,
-            span(at, self.now),
-            span(began, at)
-        )?;
+        let began = self.run_at.map_or(self.created_at, |run_at| run_at.max(self.created_at));
+        write!(f, "{} {} ago, after {}", self.state, span(at, self.now), span(began, at))?;
         if let Some(error) = &self.error {
             write!(f, ": {}", Error(error))?;
         }
         if self.held_total > 0 {
-            write!(
-                f,
-                "\n  steps that were out have been told to stop; what they give is dropped"
-            )?;
+            write!(f, "\n  steps that were out have been told to stop; what they give is dropped")?;
         }
         Ok(())
     }
@@ -117,40 +81,23 @@ struct Line<'a, T>(&'a T, DateTime<Utc>);
 impl Display for Line<'_, Held> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
-        write!(
-            f,
-            "held: {}",
-            what(&step.node, step.frame, step.work, step.attempt)
-        )?;
+        write!(f, "held: {}", what(&step.node, step.frame, step.work, step.attempt))?;
         if let Some(claimed_at) = step.claimed_at {
             write!(f, " for {}", span(claimed_at, *now))?;
         }
         match (&step.worker, &step.host, step.pid) {
-            (Some(worker), Some(host), Some(pid)) => {
-                write!(f, " by worker {worker} (host {host}, pid {pid})")?
-            }
+            (Some(worker), Some(host), Some(pid)) => write!(f, " by worker {worker} (host {host}, pid {pid})")?,
             _ => write!(f, " by a worker that is not registered any more")?,
         }
         write!(f, ", lane {}", step.lane_id)?;
         if step.overdue {
             let late = span(step.lease_until, *now);
-            write!(
-                f,
-                "; its lease is overdue by {late}: any live worker will reclaim it, and it runs again"
-            )
+            write!(f, "; its lease is overdue by {late}: any live worker will reclaim it, and it runs again")
         } else {
-            write!(
-                f,
-                "; its lease stands until {}",
-                when(step.lease_until, *now)
-            )?;
+            write!(f, "; its lease stands until {}", when(step.lease_until, *now))?;
             match step.heartbeat_at {
                 Some(at) if !step.worker_live => {
-                    write!(
-                        f,
-                        ", but the worker was last heard of {} ago",
-                        span(at, *now)
-                    )
+                    write!(f, ", but the worker was last heard of {} ago", span(at, *now))
                 }
                 _ => Ok(()),
             }
@@ -189,18 +136,11 @@ impl Display for Line<'_, Ready> {
 impl Display for Line<'_, Delayed> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
-        let work = if step.work == Work::Wake {
-            Work::Run
-        } else {
-            step.work
-        };
+        let work = if step.work == Work::Wake { Work::Run } else { step.work };
         let what = what(&step.node, step.frame, work, step.attempt);
         if step.due_at <= *now {
             let late = span(step.due_at, *now);
-            write!(
-                f,
-                "delayed: {what} was due {late} ago: any live worker makes it ready"
-            )?;
+            write!(f, "delayed: {what} was due {late} ago: any live worker makes it ready")?;
         } else {
             write!(f, "delayed: {what} until {}", when(step.due_at, *now))?;
         }
@@ -214,19 +154,9 @@ impl Display for Line<'_, Delayed> {
                     None => write!(f, " its handler"),
                 }
             }
-            Delay::Backoff {
-                after_attempt,
-                failed_at,
-                error,
-            } => {
-                write!(
-                    f,
-                    ": backoff after attempt {after_attempt} failed {} ago",
-                    span(*failed_at, *now)
-                )?;
-                error
-                    .iter()
-                    .try_for_each(|error| write!(f, " with {}", Error(error)))
+            Delay::Backoff { after_attempt, failed_at, error } => {
+                write!(f, ": backoff after attempt {after_attempt} failed {} ago", span(*failed_at, *now))?;
+                error.iter().try_for_each(|error| write!(f, " with {}", Error(error)))
             }
         }
     }
@@ -234,37 +164,17 @@ impl Display for Line<'_, Delayed> {
 
 impl Display for Join {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self {
-            node,
-            in_edges,
-            resolved,
-            taken,
-            need,
-            ..
-        } = self;
+        let Self { node, in_edges, resolved, taken, need, .. } = self;
         match (node.as_str(), self.fired, need) {
-            ("(end)", ..) => write!(
-                f,
-                "the end of the run has {resolved} of {in_edges} sinks and early joins"
-            )?,
-            (_, true, _) => write!(
-                f,
-                "join {node} fired early and counts on: {resolved} of {in_edges} in-edges resolved"
-            )?,
-            (_, false, 0) => write!(
-                f,
-                "join {node} has {resolved} of {in_edges} in-edges resolved, {taken} taken"
-            )?,
-            (_, false, _) => write!(
-                f,
-                "join {node} has {taken} of the {need} taken in-edges it needs"
-            )?,
+            ("(end)", ..) => write!(f, "the end of the run has {resolved} of {in_edges} sinks and early joins")?,
+            (_, true, _) => {
+                write!(f, "join {node} fired early and counts on: {resolved} of {in_edges} in-edges resolved")?
+            }
+            (_, false, 0) => write!(f, "join {node} has {resolved} of {in_edges} in-edges resolved, {taken} taken")?,
+            (_, false, _) => write!(f, "join {node} has {taken} of the {need} taken in-edges it needs")?,
         }
         if self.waits_for.is_empty() {
-            return write!(
-                f,
-                "; its predecessors have ended and are about to be counted"
-            );
+            return write!(f, "; its predecessors have ended and are about to be counted");
         }
         write!(f, "; waits for ")?;
         for (i, predecessor) in self.waits_for.iter().enumerate() {
@@ -283,12 +193,7 @@ struct Error<'a>(&'a Value);
 
 impl Display for Error<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let text = |key: &str| {
-            self.0
-                .get(key)
-                .and_then(Value::as_str)
-                .filter(|text| !text.is_empty())
-        };
+        let text = |key: &str| self.0.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
         if let Some(node) = text("node") {
             write!(f, "node {node}")?;
             if let Some(attempt) = self.0.get("attempt").and_then(Value::as_i64) {
@@ -305,11 +210,7 @@ impl Display for Error<'_> {
 }
 
 fn what(node: &str, frame: i32, work: Work, attempt: i32) -> String {
-    let place = if frame == 0 {
-        String::new()
-    } else {
-        format!(" of frame {frame}")
-    };
+    let place = if frame == 0 { String::new() } else { format!(" of frame {frame}") };
     match work {
         Work::Run => format!("{node}{place}, attempt {attempt},"),
         Work::Skip => format!("{node}{place}, to be skipped,"),
@@ -329,11 +230,7 @@ fn more(f: &mut Formatter<'_>, shown: usize, total: i64, what: &str) -> fmt::Res
 
 /// A time and how far off it is.
 fn when(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    format!(
-        "{} (in {})",
-        at.to_rfc3339_opts(SecondsFormat::Secs, true),
-        span(now, at)
-    )
+    format!("{} (in {})", at.to_rfc3339_opts(SecondsFormat::Secs, true), span(now, at))
 }
 
 /// The time from one to the other: to the second from a second on, else to the millisecond; 0 if it is negative.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod completions;
 mod demo;
 mod dev;
@@ -49,6 +50,10 @@ pub(crate) enum Command {
     /// A private Postgres by itself, for scripts
     #[command(subcommand)]
     Postgres(postgres::Command),
+    /// Measure speed and cost
+    Bench(bench::Arguments),
+    #[command(hide = true)]
+    BenchWorker(bench::Worker),
     /// Print a shell's completions
     Completions(completions::Arguments),
 }
@@ -78,6 +83,8 @@ impl Command {
             Self::Prune(arguments) => arguments.run(global).await,
             Self::Import(command) => command.run(global).await,
             Self::Postgres(command) => command.run(global).await,
+            Self::Bench(arguments) => arguments.run(global).await,
+            Self::BenchWorker(arguments) => arguments.run(global).await,
             Self::Completions(arguments) => arguments.run(),
         }
     }

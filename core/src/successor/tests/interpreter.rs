@@ -42,7 +42,7 @@ fn edge_taken(from: usize, edge: Edge, state: State) -> bool {
         ("failure", state) => state == State::Failed,
         _ => true,
     };
-    chosen && edge.when.is_none_or(|k| from % k != 0)
+    chosen && edge.when.is_none_or(|k| !from.is_multiple_of(k))
 }
 
 /// The state of every node, were no failure to close the run.
