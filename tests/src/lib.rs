@@ -6,6 +6,7 @@ pub mod checks;
 pub mod database;
 pub mod fleet;
 pub mod lane;
+pub mod process;
 pub mod proxy;
 
 pub use database::TestDatabase;
