@@ -86,8 +86,12 @@ impl TestFleet {
 
     /// Drain the worker that was started first.
     pub async fn leave_first(&mut self) {
-        let (worker, ()) = self.workers.remove(0);
-        worker.until(std::future::ready(())).await;
+        self.workers.remove(0).until(std::future::ready(())).await;
+    }
+
+    /// End the worker that was started first as a crash would: others take its steps back when the lease is over.
+    pub fn crash_first(&mut self) {
+        drop(self.workers.remove(0));
     }
 
     /// End all workers as a crash would: what they held stays held until somebody takes it back. Returns when Postgres is quiet.
