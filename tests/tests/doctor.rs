@@ -256,6 +256,18 @@ const DAMAGE: &[Damage] = &[
         "update step_joins set resolved = 4 where run_id = {live} and node = -2",
         &["join_counts"],
     ),
+    ("a join forgot what it counted", "delete from step_joins where run_id = {live} and node = 5", &["join_counts"]),
+    (
+        "a join that fired early is not decided",
+        "delete from execution_step_attempts where run_id = {live} and node = 6",
+        &["join_counts"],
+    ),
+    (
+        "a join's row and its attempt are gone",
+        "delete from step_joins where run_id = {live} and node = 6;
+         delete from execution_step_attempts where run_id = {live} and node = 6",
+        &["join_counts"],
+    ),
     (
         "a ready successor is gone",
         "delete from step_ready where run_id = {live}",
@@ -358,8 +370,18 @@ const DAMAGE: &[Damage] = &[
         &["unsettled_step"],
     ),
     (
-        "next week has no partition",
-        "do $$ begin execute format('drop table execution_step_attempts_%s', to_char((now() + interval '7 days') at time zone 'UTC', 'YYYY_MM')); end $$",
+        "there is no partition but for the past and the next hour",
+        "do $$
+         declare v_name text; v_now text := 'execution_step_attempts_' || to_char(now() at time zone 'UTC', 'YYYY_MM');
+         begin
+             for v_name in select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                 where i.inhparent = 'execution_step_attempts'::regclass and c.relname > v_now loop
+                 execute format('drop table %I', v_name);
+             end loop;
+             execute format('alter table execution_step_attempts detach partition %I', v_now);
+             execute format('alter table execution_step_attempts attach partition %I for values from (%L) to (%L)', v_now,
+                 run_id_at(date_trunc('month', now(), 'UTC')), run_id_at(now() + interval '1 h'));
+         end $$",
         &["partitions"],
     ),
     (
