@@ -7,6 +7,7 @@ returns table (cycle bigint, run_id uuid, version_id int, frame int, node int, k
 language plpgsql stable
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
