@@ -19,10 +19,14 @@ begin
     known := found;
     select p.promoted, p.next_due_us, p.queue_ids into promoted, next_due_us, promoted_queues from promote(p_shard, p_promote) p;
     select count(*) into live from workers w where w.heartbeat_at > now() - interval '30 s';
+    -- scalar subqueries, not exists, and in the claim's order: planned while the table was empty, a semi-join or a scan of the index by run reads
+    -- the whole backlog
     select array_agg(q.queue_id) into ready from unnest(p_queues) q (queue_id)
-    where exists (select from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 0 and 3);
+    where (select true from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 0 and 3
+           order by r.priority, r.seq limit 1);
     select array_agg(q.queue_id) into solo from unnest(p_queues) q (queue_id)
-    where exists (select from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 16 and 19);
+    where (select true from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 16 and 19
+           order by r.priority, r.seq limit 1);
     expired := exists (select from worker_lanes w,
         lateral (select b.expires_at from lanes b where b.shard = p_shard and b.lane_id = w.lane_id order by b.cycle desc limit 1) k
         where w.shard = p_shard and k.expires_at < now());
