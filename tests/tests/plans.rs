@@ -459,7 +459,10 @@ async fn every_statement_prepares_on_the_migrated_schema() {
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         let folder = file.parent().unwrap().file_name().unwrap().to_str().unwrap();
-        if matches!(folder, "migrate" | "system") || text.contains("create or replace function") {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let script = matches!(folder, "migrate" | "system")
+            || matches!((folder, name), ("bench", "create_database" | "drop_database" | "pin_snapshot"));
+        if script || text.contains("create or replace function") {
             continue;
         }
         match (&mut connection).prepare(&text).await {

@@ -135,7 +135,8 @@ fn lint(name: &str, text: &str) -> Vec<String> {
         }
     }
     let shard_first = head.contains(&format!("longshore.{name} ( p_shard smallint"));
-    if !shard_first && !(CALLED_BY_APPLICATIONS.contains(&name) && head.contains("p_shard constant smallint := 0")) {
+    let own_shard = CALLED_BY_APPLICATIONS.contains(&name) && head.contains("p_shard constant smallint := 0");
+    if !shard_first && !own_shard {
         wrong.push(format!("{name}: p_shard smallint is not its first parameter"));
     }
     for statement in statements(&all) {
