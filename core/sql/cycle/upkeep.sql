@@ -1,9 +1,9 @@
 -- What a worker asks at each tick, in one statement: its heartbeat, the timers that are due, and what else there is to do.
 -- Returns one row: known = false when the worker's row is gone (register again); live = workers with a heartbeat in the last 30 s;
 -- ready, solo = the queues (of p_queues) with step jobs to claim, and with step jobs that must be alone in their lane;
--- expired = a registered lane's lease is over; closings = something awaits settling.
+-- expired = a registered lane's lease is over; closings = something awaits settling; took_us = how long looking took here, in microseconds.
 create or replace function longshore.upkeep(p_shard smallint, p_worker uuid, p_queues int[], p_promote int)
-returns table (known boolean, live int, promoted int, next_due_us bigint, promoted_queues int[], ready int[], solo int[], expired boolean, closings boolean)
+returns table (known boolean, live int, promoted int, next_due_us bigint, promoted_queues int[], ready int[], solo int[], expired boolean, closings boolean, took_us bigint)
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
@@ -31,6 +31,7 @@ begin
         lateral (select b.expires_at from lanes b where b.shard = p_shard and b.lane_id = w.lane_id order by b.cycle desc limit 1) k
         where w.shard = p_shard and k.expires_at < now());
     closings := exists (select from closed c where c.shard = p_shard);
+    took_us := (extract(epoch from clock_timestamp() - now()) * 1000000)::bigint;
     return next;
 end
 $upkeep$;
