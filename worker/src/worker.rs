@@ -268,7 +268,7 @@ impl WorkerBuilder {
         let system = if self.system_lane {
             let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
             let options = database::options(&self.url)?;
-            Some(system::spawn(options, config, system_tasks(&pool), shared.draining.clone()))
+            Some(system::spawn(options, config, system_tasks(&shared.metrics), shared.draining.clone()))
         } else {
             None
         };
@@ -333,22 +333,33 @@ fn open(shared: &Arc<Shared>, spec: LaneSpec) -> Arc<Wake> {
 }
 
 /// What the system lane does for the fleet.
-fn system_tasks(pool: &PgPool) -> SystemTasks {
-    let (partitions, prune) = (pool.clone(), pool.clone());
+fn system_tasks(metrics: &Metrics) -> SystemTasks {
+    let metrics = metrics.clone();
     SystemTasks {
-        make_partitions: Arc::new(move |()| {
-            let pool = partitions.clone();
+        make_partitions: Arc::new(|pool, ()| {
             Box::pin(async move {
-                let mut connection = pool.acquire().await?;
-                longshore_core::upkeep::make_partitions(&mut connection).await?;
+                longshore_core::upkeep::make_partitions(&mut *pool.acquire().await?).await?;
                 Ok(())
             })
         }),
-        prune: Arc::new(move |older_than| {
-            let pool = prune.clone();
+        prune: Arc::new(|pool, older_than| {
             Box::pin(async move {
                 let pruned = longshore_core::prune::prune(&pool, older_than).await?;
                 tracing::info!(?pruned, "pruned runs that ended long ago");
+                Ok(())
+            })
+        }),
+        check_stuck: Arc::new(move |pool, ()| {
+            let metrics = metrics.clone();
+            Box::pin(async move {
+                let stuck = longshore_core::doctor::stuck_runs(&mut *pool.acquire().await?).await?;
+                metrics.stuck_runs(u64::try_from(stuck).unwrap_or(0));
+                if stuck > 0 {
+                    tracing::error!(
+                        stuck,
+                        "live runs that nothing holds, a broken promise: ask `longshore doctor` which"
+                    );
+                }
                 Ok(())
             })
         }),
