@@ -8,24 +8,21 @@ left join longshore.workers k on k.worker_id = w.worker_id;
 
 -- The state of every step that has one. A step has exactly one home (ready, delayed, a lane's baton) or, once it ended, its latest attempt.
 -- since: when it came to that home, or when it finished; until: when it is due, or when its lease expires.
+-- One sort, no join of homes and attempts: a plan made on empty tables would loop over them (13 s for one run of 10,000 nodes).
 create view longshore.execution_steps as
-with homes as (
-    select shard, run_id, frame, node, 'ready'::text as state, attempt, longshore.seq_time(seq) as since, null::timestamptz as until
+select distinct on (s.shard, s.run_id, s.frame, s.node) s.shard, s.run_id, s.frame, s.node, s.state, s.attempt, s.since, s.until
+from (
+    select shard, run_id, frame, node, 'ready'::text as state, attempt, longshore.seq_time(seq) as since, null::timestamptz as until, true as home
     from longshore.step_ready where kind in (0, 3)
     union all
-    select shard, run_id, frame, node, 'delayed', attempt, null, due_at
+    select shard, run_id, frame, node, 'delayed', attempt, null, due_at, true
     from longshore.step_delayed where kind in (0, 3)
     union all
-    select shard, run_id, frame, node, 'running', attempt, claimed_at, expires_at
+    select shard, run_id, frame, node, 'running', attempt, claimed_at, expires_at, true
     from longshore.step_leases where kind in (0, 3)
-), ended as (
-    select distinct on (shard, run_id, frame, node) shard, run_id, frame, node, outcome, attempt, finished_at
+    union all
+    select shard, run_id, frame, node, (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[outcome], attempt, finished_at, null, false
     from longshore.execution_step_attempts
-    order by shard, run_id, frame, node, attempt desc
-)
-select shard, run_id, frame, node, state, attempt, since, until from homes where node >= 0
-union all
-select e.shard, e.run_id, e.frame, e.node,
-    (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[e.outcome], e.attempt, e.finished_at, null
-from ended e
-where e.node >= 0 and not exists (select from homes h where h.shard = e.shard and h.run_id = e.run_id and h.frame = e.frame and h.node = e.node);
+) s
+where s.node >= 0
+order by s.shard, s.run_id, s.frame, s.node, s.home desc, s.attempt desc;

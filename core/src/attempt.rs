@@ -178,7 +178,10 @@ impl Plan {
         match ended.ending {
             Ending::Completed(output) => self.complete(index, ended, output, true),
             Ending::Advanced(output) => self.complete(index, ended, output, false),
-            Ending::Failed { error, retry_after } => self.fail(index, ended, error, *retry_after),
+            Ending::Failed { error, retry_after } => {
+                let error = error.clone().at(ended.version.graph.id(step.node), step.attempt);
+                self.fail(index, ended, &error, *retry_after);
+            }
             Ending::Canceled => {
                 if step.kind.is_try() {
                     self.record(index, ended, Outcome::Canceled, None, None);
@@ -240,7 +243,10 @@ impl Plan {
                 self.apply(index, ended, consequences, Some(output));
             }
             // an edge's `when` cannot be evaluated: the step fails for good and its failure edges apply
-            Err(error) if record => self.give_up(index, ended, &error),
+            Err(error) if record => {
+                let error = error.at(ended.version.graph.id(ended.step.node), ended.step.attempt);
+                self.give_up(index, ended, &error);
+            }
             // its success is on record already; the run cannot go on
             Err(error) => self.fail_run(ended, &error),
         }

@@ -170,6 +170,16 @@ pub async fn examine(conn: &mut PgConnection) -> Result<Report, Error> {
     Ok(Report { checks })
 }
 
+/// How many live runs nothing holds: the check `stuck_run` alone, for the fleet's gauge. Opens a transaction of its
+/// own, so `conn` must be in none; changes nothing. Reads every run once, so call it minutes apart.
+pub async fn stuck_runs(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let mut tx = conn.begin_with(include_str!("../sql/inspect/snapshot.sql")).await?;
+    sqlx::query(include_str!("../sql/doctor/settings.sql")).persistent(false).execute(&mut *tx).await?;
+    let stuck = sqlx::query(include_str!("../sql/doctor/stuck_run.sql")).persistent(false).fetch_one(&mut *tx).await?;
+    tx.rollback().await?;
+    stuck.try_get("found")
+}
+
 async fn ask(conn: &mut PgConnection, query: &Query) -> Result<Check, sqlx::Error> {
     let row = sqlx::query(query.sql).persistent(false).fetch_one(conn).await?;
     Ok(Check {

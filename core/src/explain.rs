@@ -167,44 +167,75 @@ fn held_row(row: &PgRow, now: DateTime<Utc>) -> Result<Held, sqlx::Error> {
     })
 }
 
+/// The joins that have begun to count and still miss in-edges.
 async fn joins_of(
     conn: &mut PgConnection,
     run_id: Uuid,
     version_id: i32,
     steps: &[StepView],
 ) -> Result<Vec<Join>, sqlx::Error> {
-    let rows = query(include_str!("../sql/explain/joins.sql"), run_id).bind(version_id).fetch_all(conn).await?;
-    let counting: HashSet<i32> = rows.iter().map(|row| row.try_get("number")).collect::<Result<_, _>>()?;
-    let by_number: HashMap<(i32, i32), &StepView> =
-        steps.iter().map(|step| ((step.frame, step.number), step)).collect();
-    rows.iter()
-        .map(|row| {
-            let (number, frame): (i32, i32) = (row.try_get("number")?, row.try_get("frame")?);
+    let joins: Vec<(i32, Join)> = query(include_str!("../sql/explain/joins.sql"), run_id)
+        .bind(version_id)
+        .try_map(|row: PgRow| Ok((row.try_get("number")?, join_row(&row)?)))
+        .fetch_all(&mut *conn)
+        .await?;
+    let numbers: Vec<i32> = joins.iter().map(|(number, _)| *number).collect();
+    let in_edges: Vec<(i32, i32)> = sqlx::query_as(include_str!("../sql/explain/in_edges.sql"))
+        .bind(version_id)
+        .bind(&numbers)
+        .persistent(false)
+        .fetch_all(conn)
+        .await?;
+    Ok(waiting(joins, &in_edges, steps))
+}
+
+fn join_row(row: &PgRow) -> Result<Join, sqlx::Error> {
+    Ok(Join {
+        node: row.try_get("node")?,
+        frame: row.try_get("frame")?,
+        need: row.try_get("need")?,
+        in_edges: 0,
+        resolved: row.try_get("resolved")?,
+        taken: row.try_get("taken")?,
+        fired: false,
+        waits_for: Vec::new(),
+        waits_for_total: 0,
+    })
+}
+
+/// Fills in what each join waits for, and leaves out those that wait for nothing.
+fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView]) -> Vec<Join> {
+    let mut sources: HashMap<i32, Vec<i32>> = HashMap::new();
+    for (node, source) in in_edges {
+        sources.entry(*node).or_default().push(*source);
+    }
+    let steps: HashMap<(i32, i32), &StepView> = steps.iter().map(|step| ((step.frame, step.number), step)).collect();
+    let joins = joins.into_iter().filter_map(|(number, mut join)| {
+        let tokens = sources.get(&number).map_or(&[][..], Vec::as_slice);
+        join.in_edges = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+        (join.resolved < join.in_edges).then_some((number, join, tokens))
+    });
+    let joins: Vec<_> = joins.collect();
+    let counting: HashSet<i32> = joins.iter().map(|(number, ..)| *number).collect();
+    let waiting = joins.into_iter().map(|(number, mut join, tokens)| {
+        join.fired = steps.get(&(join.frame, number)).is_some_and(|step| step.state != NodeState::Pending);
+        let mut named = HashSet::new();
+        for source in tokens.iter().filter(|source| named.insert(**source)) {
+            let Some(step) = steps.get(&(join.frame, *source)) else {
+                continue;
+            };
             // the end waits for an early join until that has counted all its own in-edges
-            let unresolved =
-                |step: &&StepView| !step.state.has_ended() || (number == END && counting.contains(&step.number));
-            let mut waits_for: Vec<Predecessor> = row
-                .try_get::<Vec<i32>, _>("sources")?
-                .iter()
-                .filter_map(|source| by_number.get(&(frame, *source)).copied())
-                .filter(unresolved)
-                .map(|step| Predecessor { node: step.node.clone(), state: step.state })
-                .collect();
-            let waits_for_total = waits_for.len();
-            waits_for.truncate(MAX_NAMED);
-            Ok(Join {
-                node: row.try_get("node")?,
-                frame,
-                need: row.try_get("need")?,
-                in_edges: row.try_get("in_edges")?,
-                resolved: row.try_get("resolved")?,
-                taken: row.try_get("taken")?,
-                fired: by_number.get(&(frame, number)).is_some_and(|step| step.state != NodeState::Pending),
-                waits_for,
-                waits_for_total,
-            })
-        })
-        .collect()
+            if step.state.has_ended() && !(number == END && counting.contains(source)) {
+                continue;
+            }
+            join.waits_for_total += 1;
+            if join.waits_for.len() < MAX_NAMED {
+                join.waits_for.push(Predecessor { node: step.node.clone(), state: step.state });
+            }
+        }
+        join
+    });
+    waiting.collect()
 }
 
 /// The nodes of a stuck run that should have a step by now.
@@ -262,3 +293,6 @@ fn serves(worker: &WorkerView, queue: &str) -> bool {
 fn knows(worker: &WorkerView, handler: Option<&str>) -> bool {
     handler.is_none_or(|handler| worker.handlers.iter().any(|name| name == handler))
 }
+
+#[cfg(test)]
+mod tests;

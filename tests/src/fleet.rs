@@ -1,19 +1,21 @@
 //! A fleet for one test: a database, in-process workers on it with a short lease, and an enqueuer.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_core::definition::Definition;
 use longshore_core::workflow;
 use longshore_enqueuer::Enqueuer;
 use longshore_worker::builtin::builtin;
-use longshore_worker::{Slots, Worker, WorkerBuilder};
+use longshore_worker::{Failure, Slots, Step, Worker, WorkerBuilder};
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use crate::TestDatabase;
+use crate::{TestDatabase, checks};
 
-/// The lease of a test's workers.
-pub const LEASE: Duration = Duration::from_secs(1);
+/// The lease of a test's in-process workers: long enough that a busy machine does not break it. Tests that break it have shorter ones.
+pub const LEASE: Duration = Duration::from_secs(3);
 
 /// Whatever a test awaits must have come by then.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,7 +26,20 @@ pub struct TestFleet {
     pub database: TestDatabase,
     /// An enqueuer on it.
     pub enqueuer: Enqueuer,
-    workers: Vec<(Worker, ())>,
+    workers: Vec<Worker>,
+}
+
+/// One attempt as Postgres has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// Its number; 0 is the record of a skip.
+    pub number: i32,
+    /// `completed failed lost canceled skipped released`.
+    pub outcome: String,
+    /// The name of its error.
+    pub error: Option<String>,
+    /// A handler ran.
+    pub ran: bool,
 }
 
 impl TestFleet {
@@ -34,17 +49,22 @@ impl TestFleet {
         let filter = tracing_subscriber::EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| "off".into());
         tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
         let database = TestDatabase::new().await;
-        let mut connection = database.pool.acquire().await.unwrap();
-        for definition in definitions {
-            let definition = Definition::from_json(&definition).unwrap_or_else(|problems| panic!("{problems}"));
-            workflow::publish(&mut connection, &definition).await.unwrap();
-        }
-        drop(connection);
         let enqueuer = Enqueuer::connect(&database.url).await.unwrap();
-        Self { database, enqueuer, workers: Vec::new() }
+        let fleet = Self { database, enqueuer, workers: Vec::new() };
+        for definition in definitions {
+            fleet.apply(definition).await;
+        }
+        fleet
     }
 
-    /// A worker to add handlers and queues to: the built-in handlers, a lease of 1 s, no system lane.
+    /// Publish one more definition; the version it got.
+    pub async fn apply(&self, definition: Value) -> i32 {
+        let definition = Definition::from_json(&definition).unwrap_or_else(|problems| panic!("{problems}"));
+        let mut connection = self.database.pool.acquire().await.unwrap();
+        workflow::publish(&mut connection, &definition).await.unwrap().version
+    }
+
+    /// A worker to add handlers and queues to: the built-in handlers, a short lease, no system lane.
     pub fn worker(&self) -> WorkerBuilder {
         Worker::builder(&self.database.url)
             .handlers(builtin())
@@ -55,13 +75,13 @@ impl TestFleet {
 
     /// Start a worker with the built-in handlers and this many slots on `default`.
     pub async fn work(&mut self, slots: u32) {
-        let worker = self.worker().queue("default", Slots(slots)).start().await.unwrap();
-        self.workers.push((worker, ()));
+        self.add(self.worker().queue("default", Slots(slots))).await;
     }
 
     /// Start this worker.
-    pub async fn add(&mut self, worker: WorkerBuilder) {
-        self.workers.push((worker.start().await.unwrap(), ()));
+    pub async fn add(&mut self, worker: WorkerBuilder) -> &Worker {
+        self.workers.push(worker.start().await.unwrap());
+        &self.workers[self.workers.len() - 1]
     }
 
     /// Start a run.
@@ -73,6 +93,15 @@ impl TestFleet {
     pub async fn run(&self, workflow: &str, input: Value) -> (String, Value) {
         let id = self.start(workflow, input).await;
         self.ended(id).await
+    }
+
+    /// Start a run that is to complete: its id and output.
+    pub async fn complete(&self, workflow: &str, input: Value) -> (Uuid, Value) {
+        let id = self.start(workflow, input).await;
+        match self.ended(id).await {
+            (state, output) if state == "completed" => (id, output),
+            (state, error) => panic!("run {id} of {workflow} is {state}: {error}"),
+        }
     }
 
     /// Await the end of a run.
@@ -93,6 +122,11 @@ impl TestFleet {
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
+    }
+
+    /// Await the end of every run there is.
+    pub async fn all_ended(&self) {
+        self.until("select not exists (select from longshore.workflow_runs where state in (1, 2))").await;
     }
 
     /// Everything the database says of a run that did not end, for the message of a failed test.
@@ -120,6 +154,14 @@ impl TestFleet {
         }
     }
 
+    /// One value that SQL of the test's own asks for, with the run as `$1`.
+    pub async fn ask<T>(&self, sql: &str, run: Uuid) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        sqlx::query_scalar(sql).bind(run).fetch_one(&self.database.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    }
+
     /// The nodes of a run by outcome of their last attempt, as `{"completed": ["a", ...], ...}` sorted by id.
     pub async fn outcomes(&self, id: Uuid) -> Value {
         let sql = "select coalesce(json_object_agg(state, ids), '{}') from (
@@ -128,21 +170,159 @@ impl TestFleet {
             join longshore.workflow_runs r on r.run_id = s.run_id
             join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = s.node
             where s.run_id = $1 group by s.state) x";
-        sqlx::query_scalar(sql).bind(id).fetch_one(&self.database.pool).await.unwrap()
+        self.ask(sql, id).await
     }
 
-    /// Drain all workers, await settling of closed runs, check that nothing is left of any run, and drop the database.
+    /// The attempts of one node of a run, in order.
+    pub async fn attempts(&self, id: Uuid, node: &str) -> Vec<Attempt> {
+        let sql = "select a.attempt, (array['completed', 'failed', 'lost', 'canceled', 'skipped', 'released'])[a.outcome], a.error ->> 'name',
+                a.duration_ms is not null
+            from longshore.execution_step_attempts a
+            join longshore.workflow_runs r on r.run_id = a.run_id
+            join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+            where a.run_id = $1 and n.id = $2 order by a.attempt";
+        let rows: Vec<(i32, String, Option<String>, bool)> =
+            sqlx::query_as(sql).bind(id).bind(node).fetch_all(&self.database.pool).await.unwrap();
+        rows.into_iter().map(|(number, outcome, error, ran)| Attempt { number, outcome, error, ran }).collect()
+    }
+
+    /// The outcomes of the attempts of one node of a run, in order.
+    pub async fn tries(&self, id: Uuid, node: &str) -> Vec<String> {
+        self.attempts(id, node).await.into_iter().map(|attempt| attempt.outcome).collect()
+    }
+
+    /// The error that an attempt recorded; for a skipped node its reason.
+    pub async fn error(&self, id: Uuid, node: &str, attempt: i32) -> Value {
+        let sql = "select a.error
+            from longshore.execution_step_attempts a
+            join longshore.workflow_runs r on r.run_id = a.run_id
+            join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+            where a.run_id = $1 and n.id = $2 and a.attempt = $3";
+        let error: Option<Value> =
+            sqlx::query_scalar(sql).bind(id).bind(node).bind(attempt).fetch_one(&self.database.pool).await.unwrap();
+        error.unwrap_or(Value::Null)
+    }
+
+    /// Why a node was skipped.
+    pub async fn reason(&self, id: Uuid, node: &str) -> String {
+        let error = self.error(id, node, 0).await;
+        error["reason"].as_str().unwrap_or_else(|| panic!("no reason in {error}")).to_owned()
+    }
+
+    /// Drain all workers and await it.
+    pub async fn drain(&mut self) {
+        let leaving = std::mem::take(&mut self.workers).into_iter().map(|worker| worker.until(std::future::ready(())));
+        futures::future::join_all(leaving).await;
+    }
+
+    /// Drain all workers, await settling of closed runs, check that nothing is left of any run and that no promise is broken, and drop
+    /// the database.
     pub async fn finish(mut self) {
         if !self.workers.is_empty() {
             self.until("select not exists (select from longshore.closed)").await;
         }
-        for (worker, ()) in std::mem::take(&mut self.workers) {
-            worker.until(std::future::ready(())).await;
-        }
+        self.drain().await;
         let left = "select (select count(*) from longshore.lanes) + (select count(*) from longshore.worker_lanes) + (select count(*) from longshore.workers)";
         assert_eq!(self.database.number(left).await, 0, "a drained fleet leaves no lease and no worker");
+        checks::assert_kept(&self.database.pool).await;
         self.database.drop().await;
     }
+}
+
+/// A handler that waits until the test lets it go on. It returns its input; when it is told to stop it stops.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    inside: watch::Sender<usize>,
+    told: watch::Sender<usize>,
+    open: Arc<Semaphore>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { inside: watch::Sender::new(0), told: watch::Sender::new(0), open: Arc::new(Semaphore::new(0)) }
+    }
+}
+
+impl Gate {
+    /// To be registered as a handler.
+    pub async fn pass(self, step: Step, input: Value) -> Result<Value, Failure> {
+        self.inside.send_modify(|inside| *inside += 1);
+        tokio::select! {
+            permit = self.open.acquire() => {
+                permit.map_err(Failure::permanent)?.forget();
+                Ok(input)
+            }
+            () = step.cancellation().cancelled() => {
+                self.told.send_modify(|told| *told += 1);
+                Err(Failure::canceled("told to stop"))
+            }
+        }
+    }
+
+    /// Await until so many came in, since the beginning.
+    pub async fn entered(&self, count: usize) {
+        Self::reached(&self.inside, count).await;
+    }
+
+    /// Await until so many were told to stop.
+    pub async fn told(&self, count: usize) {
+        Self::reached(&self.told, count).await;
+    }
+
+    /// How many came in.
+    pub fn count(&self) -> usize {
+        *self.inside.borrow()
+    }
+
+    /// Let so many go on.
+    pub fn open(&self, count: usize) {
+        self.open.add_permits(count);
+    }
+
+    async fn reached(counter: &watch::Sender<usize>, count: usize) {
+        let mut counter = counter.subscribe();
+        tokio::time::timeout(PATIENCE, counter.wait_for(|reached| *reached >= count))
+            .await
+            .unwrap_or_else(|_| panic!("never {count}"))
+            .unwrap();
+    }
+}
+
+/// Adds handlers of tests to a worker.
+pub trait TestHandlers {
+    /// `gate`: see [`Gate`].
+    #[must_use]
+    fn gate(self, gate: &Gate) -> Self;
+
+    /// `panic`: panics in its first `times` attempts (always without it), then returns its input.
+    #[must_use]
+    fn panics(self) -> Self;
+}
+
+impl TestHandlers for WorkerBuilder {
+    fn gate(self, gate: &Gate) -> Self {
+        let gate = gate.clone();
+        self.handler("gate", move |step: Step, input: Value| gate.clone().pass(step, input))
+    }
+
+    fn panics(self) -> Self {
+        self.handler("panic", async |step: Step, input: Value| {
+            let times = input["times"].as_i64().unwrap_or(i64::MAX);
+            assert!(i64::from(step.attempt()) > times, "as the test asks");
+            Ok::<_, Failure>(input)
+        })
+    }
+}
+
+/// A task node.
+pub fn task(id: &str, handler: &str) -> Value {
+    json!({"id": id, "type": "task", "handler": handler})
+}
+
+/// The node with these fields added or replaced.
+pub fn with(mut node: Value, fields: Value) -> Value {
+    node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    node
 }
 
 /// A chain of tasks with the handler `echo`.

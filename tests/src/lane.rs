@@ -430,7 +430,7 @@ pub async fn expire(pool: &PgPool, lane_id: i64) {
 
 /// Take back one dead lane's steps, as any worker does.
 pub async fn reap(pool: &PgPool) -> Option<Reaped> {
-    upkeep::reap(&mut *pool.acquire().await.expect("a connection"), false).await.expect("reap")
+    upkeep::reap(&mut pool.acquire().await.expect("a connection"), false).await.expect("reap")
 }
 
 /// Await that so many sessions of this database wait for a lock: then each stands in the middle of its statement.

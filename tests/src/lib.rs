@@ -2,9 +2,11 @@
 //! and shares no code with the engine. `ops/test` starts a private cluster and hands its URL over in `LONGSHORE_TEST_DATABASE_URL`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod checks;
 pub mod database;
 pub mod fleet;
 pub mod lane;
+pub mod process;
 pub mod proxy;
 
 pub use database::TestDatabase;

@@ -44,14 +44,6 @@ pub struct WorkerArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
 
-    /// Postgres past the pooler, for LISTEN and set-up; --database-url where nothing is given
-    #[arg(long, env = "LONGSHORE_DIRECT_URL", value_name = "URL", hide_env_values = true)]
-    pub direct_url: Option<String>,
-
-    /// --database-url leads to a pooler in transaction mode: use nothing that lasts longer than a transaction
-    #[arg(long)]
-    pub pooled: bool,
-
     /// Leave pruning and partition upkeep to other workers
     #[arg(long)]
     pub no_system_lane: bool,

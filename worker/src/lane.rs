@@ -16,7 +16,7 @@ use longshore_core::fleet;
 use longshore_core::graph::{NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, LowWater, PRIORITIES, SOLO, Source, StepKey};
-use longshore_core::state::RunState;
+use longshore_core::state::{Outcome, RunState};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -395,11 +395,26 @@ impl Lane {
         self.flush || self.held.is_empty() || held < FLUSH_AT_ONCE_BELOW || self.finished.len() >= MAX_BATCH
     }
 
+    /// Slots that a claim could fill now.
+    fn free_slots(&self) -> i32 {
+        if self.draining() || self.spec.private {
+            return 0;
+        }
+        if self.spec.solo {
+            return i32::from(self.held.is_empty() && self.finished.is_empty());
+        }
+        let places = attempt::places(self.held.len() + self.finished.len());
+        let free = |(queue_id, slots): &(i32, i32)| {
+            let occupied = self.held.values().filter(|held| held.slot && held.step.queue_id == *queue_id).count();
+            (slots - i32::try_from(occupied).unwrap_or(*slots)).max(0)
+        };
+        self.spec.slots.get().iter().map(free).sum::<i32>().min(places)
+    }
+
     /// Worth a claim: a quarter of the slots is free, or it is a while since the last one.
     fn claim_is_due(&self, now: Instant) -> bool {
-        let slots = self.spec.slots.total();
-        let free = slots - i32::try_from(self.held.values().filter(|held| held.slot).count()).unwrap_or(slots);
-        !self.draining() && free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE)
+        let free = self.free_slots();
+        free > 0 && (free * 4 >= self.spec.slots.total().min(places_at_all()) || now >= self.last_claim + CLAIM_PAUSE)
     }
 
     /// Sleep until there is something to do.
@@ -412,7 +427,7 @@ impl Lane {
             tokio::select! {
                 () = self.mailbox.filled(enough) => {}
                 () = tokio::time::sleep(linger) => {}
-                () = self.shared.stop.cancelled() => {}
+                () = self.shared.stop.cancelled(), if !self.shared.stop.is_cancelled() => {}
             }
             self.flush = true;
             return;
@@ -421,7 +436,7 @@ impl Lane {
         if !self.held.is_empty() && !self.suspended {
             until = until.min(self.last_pass + self.shared.heartbeat);
         }
-        if self.look {
+        if self.look && self.free_slots() > 0 {
             until = until.min(self.last_claim + CLAIM_PAUSE);
         }
         tokio::select! {
@@ -432,7 +447,7 @@ impl Lane {
             }
             () = tokio::time::sleep_until(until.into()) => {}
             () = self.shared.draining.cancelled(), if !self.draining() => {}
-            () = self.shared.stop.cancelled() => {}
+            () = self.shared.stop.cancelled(), if !self.shared.stop.is_cancelled() => {}
         }
     }
 
@@ -524,7 +539,7 @@ impl Lane {
         let free: i32 = room.slots.values().map(|free| (*free).max(0)).sum::<i32>().min(room.total);
         // a lonely step shares its lane with nothing
         let free = if self.spec.solo { i32::from(room.total == attempt::places(0)) } else { free };
-        let worth = free > 0 && (free * 4 >= slots || now >= self.last_claim + CLAIM_PAUSE);
+        let worth = free > 0 && (free * 4 >= slots.min(places_at_all()) || now >= self.last_claim + CLAIM_PAUSE);
         if self.draining() || !worth || !(self.look || now >= self.claim_after) {
             return (Claim::default(), false);
         }
@@ -685,7 +700,10 @@ impl Lane {
             let Some(before) = before.or_else(|| finished.iter().find(|f| f.held.step.run_id == step.run_id)) else {
                 continue;
             };
-            kept.push(before.continue_with(step, from.is_some()));
+            // nor is an output at hand that the step's edges made a failure of
+            let failed = |from| plan.outcomes.get(from) == Some(&Some(Outcome::Failed));
+            let overruled = matches!(before.ending, Ending::Completed(_)) && from.is_some_and(failed);
+            kept.push(before.continue_with(step, from.is_some() && !overruled));
         }
         kept
     }
@@ -786,6 +804,11 @@ impl Lane {
         self.look = true;
         self.sweep_soon = true;
     }
+}
+
+/// The slots of a lane that serves more than a baton can list.
+fn places_at_all() -> i32 {
+    attempt::places(0)
 }
 
 fn row(step: &HeldStep) -> Option<HeldRow> {

@@ -15,6 +15,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 const LABEL_SETS: usize = 200;
 /// A sampled figure older than this reads NaN: another worker samples now.
 const SAMPLE_LIFETIME: Duration = Duration::from_secs(90);
+/// The same for the look for stuck runs, which some worker takes every 10 to 16 minutes.
+const STUCK_LIFETIME: Duration = Duration::from_secs(20 * 60);
 /// Histogram samples wait at most so long in memory while there are cycles.
 const UPKEEP_AT_LATEST: Duration = Duration::from_secs(5);
 
@@ -92,6 +94,7 @@ struct QueueMetrics {
 /// A gauge that only the fleet's present sampler may show.
 struct Sampled {
     gauge: Gauge,
+    lifetime: Duration,
     set_at: Mutex<Instant>,
 }
 
@@ -133,7 +136,7 @@ impl Metrics {
             queues: Mutex::default(),
             dead_rows: Mutex::default(),
             oldest_snapshot: registry.sampled(OLDEST_SNAPSHOT, &[]),
-            stuck_runs: registry.sampled(STUCK_RUNS, &[]),
+            stuck_runs: registry.sampled_for(STUCK_LIFETIME, STUCK_RUNS, &[]),
             cycle_duration: registry.histogram(CYCLE_DURATION, &[]),
             cycle_ended: registry.histogram(CYCLE_BATCH, &[("kind", "ended")]),
             cycle_claimed: registry.histogram(CYCLE_BATCH, &[("kind", "claimed")]),
@@ -234,8 +237,8 @@ impl Metrics {
         }
     }
 
-    /// How many live runs nothing will ever move again, as the fleet's sampler found; more than 0 is a broken promise. NaN after
-    /// 90 s, as above.
+    /// How many live runs nothing will ever move again, as the system lane found; more than 0 is a broken promise. NaN after
+    /// 20 minutes, as above.
     pub fn stuck_runs(&self, runs: u64) {
         self.0.stuck_runs.set(runs as f64);
     }
@@ -294,8 +297,9 @@ impl Sampled {
         self.gauge.set(value);
     }
 
-    fn expire(&self, lifetime: Duration) {
-        if locked(&self.set_at).elapsed() > lifetime {
+    /// Show nothing any more if the figure is too old by then.
+    fn expire(&self, in_so_long: Duration) {
+        if locked(&self.set_at).elapsed() + in_so_long > self.lifetime {
             self.gauge.set(f64::NAN);
         }
     }
@@ -304,7 +308,7 @@ impl Sampled {
 impl Scrape {
     /// All figures now, in the Prometheus text format.
     pub fn render(&self) -> String {
-        self.0.expire_samples(SAMPLE_LIFETIME);
+        self.0.expire_samples(Duration::ZERO);
         self.0.upkeep();
         self.0.handle.render()
     }
@@ -329,7 +333,12 @@ impl Registry {
     }
 
     fn sampled(&self, name: &'static str, labels: &[(&str, &str)]) -> Arc<Sampled> {
-        let sampled = Arc::new(Sampled { gauge: self.gauge(name, labels), set_at: Mutex::new(Instant::now()) });
+        self.sampled_for(SAMPLE_LIFETIME, name, labels)
+    }
+
+    fn sampled_for(&self, lifetime: Duration, name: &'static str, labels: &[(&str, &str)]) -> Arc<Sampled> {
+        let (gauge, set_at) = (self.gauge(name, labels), Mutex::new(Instant::now()));
+        let sampled = Arc::new(Sampled { gauge, lifetime, set_at });
         sampled.gauge.set(f64::NAN);
         locked(&self.sampled).push(Arc::clone(&sampled));
         sampled
@@ -356,9 +365,9 @@ impl Registry {
         millis(self.born.elapsed())
     }
 
-    fn expire_samples(&self, lifetime: Duration) {
+    fn expire_samples(&self, in_so_long: Duration) {
         for sampled in locked(&self.sampled).iter() {
-            sampled.expire(lifetime);
+            sampled.expire(in_so_long);
         }
     }
 
@@ -529,9 +538,12 @@ mod tests {
     #[test]
     fn a_worker_that_stopped_sampling_shows_no_stale_figures() {
         let (metrics, scrape) = used();
-        scrape.0.expire_samples(Duration::ZERO);
+        scrape.0.expire_samples(SAMPLE_LIFETIME);
         let text = scrape.0.handle.render();
         assert!(text.contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} NaN"), "{text}");
+        assert!(text.contains("longshore_stuck_runs 0"), "that look is taken less often: {text}");
+        scrape.0.expire_samples(STUCK_LIFETIME);
+        assert!(scrape.0.handle.render().contains("longshore_stuck_runs NaN"));
         metrics.queue_sample("orders", MS, 7, 0);
         assert!(scrape.render().contains("longshore_queue_depth{queue=\"orders\",state=\"ready\"} 7"));
     }

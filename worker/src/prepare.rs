@@ -104,7 +104,7 @@ fn needs(held: &Held) -> (Vec<NodeNumber>, bool) {
             if kind == StepKind::Advance {
                 nodes.push(node);
             }
-            let checks_input = step.attempt == 1 && graph.entries() == [node] && graph.input_schema_value().is_some();
+            let checks_input = graph.entries() == [node] && graph.input_schema_value().is_some();
             (nodes, needs.run_input || checks_input)
         }
     }
@@ -206,7 +206,7 @@ enum Todo {
 }
 
 fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
-    let HeldStep { kind, node, attempt, lost, .. } = held.step;
+    let HeldStep { kind, node, lost, .. } = held.step;
     let (graph, values) = (&held.version.graph, &held.values);
     let end = |ending| Ok(Todo::End(ending));
     match (kind, node) {
@@ -241,8 +241,8 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
         let text = format!("the version has no node {node}");
         return end(Ending::RunFailed(StepError::permanent(longshore_core::error::INPUT_INVALID, &text)));
     };
-    if attempt == 1
-        && graph.entries() == [node]
+    // at every try: the first may have been lost before it came to this
+    if graph.entries() == [node]
         && let Err(error) = graph.check_input(&values.run.input)
     {
         return end(Ending::RunFailed(error));

@@ -75,12 +75,6 @@ fn builder(args: WorkerArgs, handlers: Handlers) -> WorkerBuilder {
             builder = builder.queue(&queue.name, Slots(queue.slots));
         }
     }
-    if let Some(url) = &args.direct_url {
-        builder = builder.direct_url(url);
-    }
-    if args.pooled {
-        builder = builder.pooled();
-    }
     if args.no_system_lane {
         builder = builder.without_system_lane();
     }

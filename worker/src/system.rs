@@ -1,4 +1,5 @@
-//! The system lane: rare upkeep of the whole fleet (partitions ahead, pruning) as jobs of apalis, on its own small queue.
+//! The system lane: rare upkeep of the whole fleet (partitions ahead, pruning, a look for stuck runs) as jobs of apalis, on its own small queue
+//! and its own connections.
 //! The only module that knows apalis. Its clocks are workers' clocks and a job may run twice at once, so jobs are idempotent and
 //! nothing that a run needs soon is done here. A worker that may not create the queue's schema goes without, and says so.
 
@@ -29,10 +30,13 @@ use tracing::Level;
 
 /// The job type in `apalis.jobs`.
 const NAMESPACE: &str = "longshore::system";
-const MAX_CONNECTIONS: u32 = 2;
+/// One for the job under way, two for the queue itself.
+const MAX_CONNECTIONS: u32 = 3;
 /// Partitions are made months ahead, so a few times a day is plenty.
 const MAKE_PARTITIONS_EVERY: Duration = Duration::from_secs(6 * 3600);
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// The look reads every run, so not more often. The gauge it sets lives somewhat longer (see `metrics`).
+const CHECK_STUCK_EVERY: Duration = Duration::from_secs(600);
 /// A job that takes longer is dropped, and begun again later.
 const JOB_TIMEOUT: Duration = Duration::from_secs(45 * 60);
 /// How long a worker must have been silent until others take its jobs; apalis compares the workers' own clocks.
@@ -43,17 +47,19 @@ const RECORDING: Duration = Duration::from_secs(1);
 /// How often set-up may collide with that of other workers.
 const MAX_REFUSED: u32 = 10;
 
-/// What the system lane does, as the rest of the worker supplies it. Both must be safe to repeat and to run twice at once.
+/// What the system lane does, as the rest of the worker supplies it. Each must be safe to repeat and to run twice at once.
 #[derive(Clone)]
 pub(crate) struct SystemTasks {
     /// Make the partitions that coming runs will need.
     pub(crate) make_partitions: Task<()>,
     /// Delete runs that ended longer ago than this.
     pub(crate) prune: Task<Duration>,
+    /// Count the live runs that nothing holds and show it.
+    pub(crate) check_stuck: Task<()>,
 }
 
-/// An async function of the worker.
-pub(crate) type Task<A> = Arc<dyn Fn(A) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+/// An async function of the worker, given the lane's own pool, which leads past any pooler.
+pub(crate) type Task<A> = Arc<dyn Fn(PgPool, A) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
 
 /// How a system lane works.
 #[derive(Clone, Debug)]
@@ -66,12 +72,15 @@ pub(crate) struct SystemConfig {
     pub(crate) poll: Duration,
     /// Between two times that this worker sees to it that jobs are on the queue.
     pub(crate) tick: Duration,
+    /// Between two looks for stuck runs.
+    pub(crate) check_stuck: Duration,
 }
 
 impl SystemConfig {
     /// Rates at which a large fleet costs Postgres next to nothing.
     pub(crate) fn new(worker: String, prune_older_than: Option<Duration>) -> Self {
-        Self { worker, prune_older_than, poll: Duration::from_secs(60), tick: Duration::from_secs(1800) }
+        let (poll, tick) = (Duration::from_secs(60), CHECK_STUCK_EVERY / 2);
+        Self { worker, prune_older_than, poll, tick, check_stuck: CHECK_STUCK_EVERY }
     }
 }
 
@@ -84,6 +93,7 @@ enum SystemJob {
         #[serde(with = "longshore_core::duration")]
         older_than: Duration,
     },
+    CheckStuck,
     /// Written by a newer worker. apalis panics on a job that does not read, so this one reads anything.
     #[serde(untagged)]
     Unknown(Value),
@@ -218,6 +228,7 @@ async fn keep_enqueued(pool: PgPool, config: SystemConfig) {
 
 async fn enqueue_due(pool: &PgPool, config: &SystemConfig) -> Result<(), sqlx::Error> {
     enqueue(pool, &SystemJob::MakePartitions, 0, MAKE_PARTITIONS_EVERY).await?;
+    enqueue(pool, &SystemJob::CheckStuck, 2, config.check_stuck).await?;
     if let Some(older_than) = config.prune_older_than {
         enqueue(pool, &SystemJob::Prune { older_than }, 1, PRUNE_EVERY).await?;
     }
@@ -254,12 +265,12 @@ async fn work(
         .set_poll_interval(config.poll)
         .set_keep_alive(KEEP_ALIVE)
         .set_reenqueue_orphaned_after(ORPHANED_AFTER);
-    let storage: PostgresStorage<SystemJob> = PostgresStorage::new_with_config(pool, queue);
+    let storage: PostgresStorage<SystemJob> = PostgresStorage::new_with_config(pool.clone(), queue);
     let worker = WorkerBuilder::new(format!("longshore/{}", config.worker))
         .layer(TraceLayer::new().on_failure(DefaultOnFailure::new().level(Level::WARN)))
         .layer(CatchPanicLayer::with_panic_handler(panicked))
         .concurrency(1)
-        .data(Running { tasks, shutdown: shutdown.clone() })
+        .data(Running { tasks, pool, shutdown: shutdown.clone() })
         .backend(storage)
         .build_fn(run_job);
     // Without a terminator: with one, apalis 0.7 wakes its workers only when that fires.
@@ -277,13 +288,16 @@ async fn work(
 #[derive(Clone)]
 struct Running {
     tasks: SystemTasks,
+    pool: PgPool,
     shutdown: CancellationToken,
 }
 
 async fn run_job(job: SystemJob, running: Data<Running>, worker: Worker<Context>) -> Result<(), BoxDynError> {
+    let pool = running.pool.clone();
     let (kind, task) = match job {
-        SystemJob::MakePartitions => ("making partitions", (running.tasks.make_partitions)(())),
-        SystemJob::Prune { older_than } => ("pruning", (running.tasks.prune)(older_than)),
+        SystemJob::MakePartitions => ("making partitions", (running.tasks.make_partitions)(pool, ())),
+        SystemJob::Prune { older_than } => ("pruning", (running.tasks.prune)(pool, older_than)),
+        SystemJob::CheckStuck => ("looking for stuck runs", (running.tasks.check_stuck)(pool, ())),
         SystemJob::Unknown(job) => {
             return Err(format!("no system job of this version: {job}").into());
         }
@@ -386,6 +400,7 @@ mod tests {
         SystemConfig {
             poll: Duration::from_millis(100),
             tick: Duration::from_millis(200),
+            check_stuck: PRUNE_EVERY,
             ..SystemConfig::new(worker.to_owned(), Some(Duration::from_secs(86_400)))
         }
     }
@@ -394,19 +409,28 @@ mod tests {
     struct Calls {
         partitions: AtomicUsize,
         prunes: AtomicUsize,
+        looks: AtomicUsize,
         prune_begins: Notify,
         prune_hangs: bool,
         prune_fails_first: bool,
     }
 
     fn tasks(calls: &Arc<Calls>) -> SystemTasks {
-        let (partitions, prunes) = (Arc::clone(calls), Arc::clone(calls));
+        let (partitions, prunes, looks) = (Arc::clone(calls), Arc::clone(calls), Arc::clone(calls));
         SystemTasks {
-            make_partitions: Arc::new(move |()| {
+            make_partitions: Arc::new(move |_, ()| {
                 partitions.partitions.fetch_add(1, Ordering::SeqCst);
                 async { Ok(()) }.boxed()
             }),
-            prune: Arc::new(move |older_than| prune(Arc::clone(&prunes), older_than).boxed()),
+            prune: Arc::new(move |_, older_than| prune(Arc::clone(&prunes), older_than).boxed()),
+            check_stuck: Arc::new(move |pool, ()| {
+                looks.looks.fetch_add(1, Ordering::SeqCst);
+                async move {
+                    sqlx::query("select 1").execute(&pool).await?;
+                    Ok(())
+                }
+                .boxed()
+            }),
         }
     }
 
@@ -441,16 +465,17 @@ mod tests {
             .map(|name| spawn(database.options.clone(), config(name), tasks(&calls), stop.clone()))
             .collect();
         database.until("select count(*) from pg_namespace where nspname = 'apalis'", 1).await;
-        database.until("select count(*) from apalis.jobs where status = 'Done'", 2).await;
+        database.until("select count(*) from apalis.jobs where status = 'Done'", 3).await;
         let registered = "select count(*) from apalis.workers";
         database.until(registered, 3).await;
         stop.cancel();
         for lane in lanes {
             stops(lane).await;
         }
-        assert_eq!(database.count(JOBS).await, 2);
+        assert_eq!(database.count(JOBS).await, 3);
         assert_eq!(calls.partitions.load(Ordering::SeqCst), 1);
         assert_eq!(calls.prunes.load(Ordering::SeqCst), 1);
+        assert_eq!(calls.looks.load(Ordering::SeqCst), 1);
         let in_public = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
         assert_eq!(database.count(in_public).await, 0, "nothing is left in schema public");
         database.drop().await;
@@ -473,7 +498,7 @@ mod tests {
 
         let (calls, stop) = (Arc::new(Calls::default()), CancellationToken::new());
         let lane = spawn(database.options.clone(), config("b"), tasks(&calls), stop.clone());
-        database.until(DONE, 2).await;
+        database.until(DONE, 3).await;
         assert_eq!(calls.prunes.load(Ordering::SeqCst), 1);
         stop.cancel();
         stops(lane).await;
@@ -495,7 +520,7 @@ mod tests {
             .await;
         let stop = CancellationToken::new();
         let lane = spawn(database.options.clone(), config("a"), tasks(&calls), stop.clone());
-        database.until(DONE, 2).await;
+        database.until(DONE, 3).await;
         database
             .until("select count(*) from apalis.jobs where status = 'Killed' and last_error like '%polish%'", 1)
             .await;
@@ -515,15 +540,15 @@ mod tests {
         let config = config("a");
         enqueue_due(&pool, &config).await.unwrap();
         enqueue_due(&pool, &config).await.unwrap();
-        assert_eq!(database.count(JOBS).await, 2);
+        assert_eq!(database.count(JOBS).await, 3);
         // A period later, while the last one still waits: no second one.
         database.run("update apalis.jobs set id = translate(id, '0123456789', 'ABCDEFGHJK')").await;
         enqueue_due(&pool, &config).await.unwrap();
-        assert_eq!(database.count(JOBS).await, 2);
+        assert_eq!(database.count(JOBS).await, 3);
         // The last one ended: now there is a new one.
         database.run("update apalis.jobs set status = 'Done', done_at = now()").await;
         enqueue_due(&pool, &config).await.unwrap();
-        assert_eq!(database.count(JOBS).await, 4);
+        assert_eq!(database.count(JOBS).await, 6);
         // What ended long ago goes, and so do workers that nobody has seen since.
         database.run("update apalis.jobs set done_at = now() - interval '8 days' where status = 'Done'").await;
         database
@@ -534,7 +559,7 @@ mod tests {
             )
             .await;
         enqueue_due(&pool, &config).await.unwrap();
-        assert_eq!(database.count(JOBS).await, 2);
+        assert_eq!(database.count(JOBS).await, 3);
         assert_eq!(database.count("select count(*) from apalis.workers").await, 2);
         pool.close().await;
         database.drop().await;

@@ -77,6 +77,7 @@ impl Upkeep {
             let began = Instant::now();
             let pause = match self.tick(&mut settling).await {
                 Ok(tick) => {
+                    let took = began.elapsed();
                     pacing.reset();
                     let period = (TICK * tick.live.max(1)).min(LONGEST_TICK);
                     self.health.upkeep_ok(period.max(Duration::from_secs(5)));
@@ -92,7 +93,7 @@ impl Upkeep {
                         sampled = began;
                         self.sample().await;
                     }
-                    next_tick(&tick, period, began.elapsed())
+                    next_tick(&tick, period, took)
                 }
                 Err(error) => {
                     tracing::warn!(%error, "upkeep found no database, trying again");

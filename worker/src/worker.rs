@@ -74,8 +74,6 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct WorkerBuilder {
     url: String,
-    direct_url: Option<String>,
-    pooled: bool,
     name: Option<String>,
     handlers: Handlers,
     queues: BTreeMap<String, u32>,
@@ -151,20 +149,6 @@ impl WorkerBuilder {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
-        self
-    }
-
-    /// Postgres past the pooler, for LISTEN.
-    #[must_use]
-    pub fn direct_url(mut self, url: &str) -> Self {
-        self.direct_url = Some(url.to_owned());
-        self
-    }
-
-    /// The worker's URL leads to a pooler in transaction mode: LISTEN only on the direct URL, else the worker polls.
-    #[must_use]
-    pub fn pooled(mut self) -> Self {
-        self.pooled = true;
         self
     }
 
@@ -281,17 +265,15 @@ impl WorkerBuilder {
         let solo = open(&shared, LaneSpec { slots: alone.clone(), solo: true, private: false });
         let queues: Vec<i32> = slots.iter().map(|(id, _)| *id).collect();
         let hurry = Arc::new(Notify::new());
-        let direct_url = if self.pooled { self.direct_url } else { Some(self.direct_url.unwrap_or(self.url)) };
-        let mut system = None;
-        if let Some(url) = direct_url {
-            if self.system_lane {
-                let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
-                let options = database::options(&url)?;
-                system = Some(system::spawn(options, config, system_tasks(&pool), shared.draining.clone()));
-            }
-            let wakes = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
-            tokio::spawn(upkeep::listen(shared.clone(), url, wakes));
-        }
+        let system = if self.system_lane {
+            let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
+            let options = database::options(&self.url)?;
+            Some(system::spawn(options, config, system_tasks(&shared.metrics), shared.draining.clone()))
+        } else {
+            None
+        };
+        let told = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
+        tokio::spawn(upkeep::listen(shared.clone(), self.url, told));
         let worker_id = registration.worker_id;
         let upkeep = Upkeep {
             shared: shared.clone(),
@@ -351,22 +333,33 @@ fn open(shared: &Arc<Shared>, spec: LaneSpec) -> Arc<Wake> {
 }
 
 /// What the system lane does for the fleet.
-fn system_tasks(pool: &PgPool) -> SystemTasks {
-    let (partitions, prune) = (pool.clone(), pool.clone());
+fn system_tasks(metrics: &Metrics) -> SystemTasks {
+    let metrics = metrics.clone();
     SystemTasks {
-        make_partitions: Arc::new(move |()| {
-            let pool = partitions.clone();
+        make_partitions: Arc::new(|pool, ()| {
             Box::pin(async move {
-                let mut connection = pool.acquire().await?;
-                longshore_core::upkeep::make_partitions(&mut connection).await?;
+                longshore_core::upkeep::make_partitions(&mut *pool.acquire().await?).await?;
                 Ok(())
             })
         }),
-        prune: Arc::new(move |older_than| {
-            let pool = prune.clone();
+        prune: Arc::new(|pool, older_than| {
             Box::pin(async move {
                 let pruned = longshore_core::prune::prune(&pool, older_than).await?;
                 tracing::info!(?pruned, "pruned runs that ended long ago");
+                Ok(())
+            })
+        }),
+        check_stuck: Arc::new(move |pool, ()| {
+            let metrics = metrics.clone();
+            Box::pin(async move {
+                let stuck = longshore_core::doctor::stuck_runs(&mut *pool.acquire().await?).await?;
+                metrics.stuck_runs(u64::try_from(stuck).unwrap_or(0));
+                if stuck > 0 {
+                    tracing::error!(
+                        stuck,
+                        "live runs that nothing holds, a broken promise: ask `longshore doctor` which"
+                    );
+                }
                 Ok(())
             })
         }),
@@ -394,8 +387,6 @@ impl Worker {
     pub fn builder(database_url: &str) -> WorkerBuilder {
         WorkerBuilder {
             url: database_url.to_owned(),
-            direct_url: None,
-            pooled: false,
             name: None,
             handlers: Handlers::new(),
             queues: BTreeMap::new(),

@@ -4,6 +4,6 @@ select n.id
 from longshore.workflow_nodes n
 where n.version_id = $1
   and n.node = any ($3)
-  and not exists (select from longshore.workflow_edges e where e.version_id = $1 and e.to_node = n.node and e.from_node <> all ($2))
+  and n.node not in (select e.to_node from longshore.workflow_edges e where e.version_id = $1 and e.from_node <> all ($2))
 order by n.node
 limit 20

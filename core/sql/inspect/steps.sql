@@ -2,12 +2,13 @@
 --   $1 shard   $2 run id
 -- A step's home (ready, delayed, a lane's arrays) says its state; without one its latest attempt does; without any it is pending. In a run
 -- that ended, a step that is still queued is canceled: it will be dropped when it is claimed.
+-- The nodes come in by union, not by a join: a join of two sets without an index, both believed small, would loop over 10,000 nodes squared.
 with run as materialized (
     select r.version_id, r.state >= 3 as ended, greatest(r.created_at, r.run_at) as began
     from longshore.workflow_runs r
     where r.shard = $1 and r.run_id = $2
 ), latest as materialized (
-    select distinct on (a.frame, a.node) a.frame, a.node, a.attempt, a.outcome, a.lane_id, a.claimed_at, a.finished_at, a.duration_ms, a.error
+    select distinct on (a.frame, a.node) a.frame, a.node, a.attempt, a.outcome, a.lane_id, a.finished_at, a.duration_ms, a.error
     from longshore.execution_step_attempts a
     where a.shard = $1 and a.run_id = $2 and a.node >= 0
     order by a.frame, a.node, a.attempt desc
@@ -24,28 +25,41 @@ with run as materialized (
     from longshore.lanes l
     cross join lateral unnest(l.run_ids, l.frames, l.nodes, l.kinds, l.attempts, l.claimed_at) h(run_id, frame, node, kind, attempt, claimed_at)
     where l.shard = $1 and h.run_id = $2 and h.kind in (0, 3) and h.node >= 0
-), known as (
-    select frame, node, h.state as home, coalesce(h.attempt, e.attempt) as attempt, h.since, h.until, coalesce(h.lane_id, e.lane_id) as lane_id,
-        e.outcome, e.finished_at, e.duration_ms, e.error
-    from homes h
-    full join latest e using (frame, node)
+), known as (                                                    -- a step has at most a home and a latest attempt, so max() is the one value
+    select x.frame, x.node, max(x.home) as home, coalesce(max(x.attempt) filter (where x.home is not null), max(x.attempt)) as attempt,
+        max(x.since) as since, max(x.until) as until,
+        coalesce(max(x.lane_id) filter (where x.home is not null), max(x.lane_id)) as lane_id,
+        max(x.outcome) as outcome, max(x.finished_at) as finished_at, max(x.duration_ms) as duration_ms, max(x.error) as error
+    from (
+        select h.frame, h.node, h.state as home, h.attempt, h.since, h.until, h.lane_id,
+            null::smallint as outcome, null::timestamptz as finished_at, null::real as duration_ms, null::text as error
+        from homes h
+        union all
+        select e.frame, e.node, null, e.attempt, null, null, e.lane_id, e.outcome, e.finished_at, e.duration_ms, e.error::text
+        from latest e
+        union all
+        select 0, n.node, null, null, null, null, null, null, null, null, null
+        from longshore.workflow_nodes n
+        where n.version_id = (select version_id from run)
+    ) x
+    group by x.frame, x.node
 )
-select coalesce(k.frame, 0) as frame, n.node as number, n.id as node, n.type, n.handler, q.name as queue,
+select k.frame, n.node as number, n.id as node, n.type, n.handler, q.name as queue,
     case
-        when k.node is null then 'pending'
+        when k.home is null and k.outcome is null then 'pending'
         when run.ended and k.home in ('ready', 'delayed') then 'canceled'
         else coalesce(k.home, (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[k.outcome])
     end as state,
     coalesce(k.attempt, 0) as attempts,
-    coalesce(k.since, k.finished_at, case when k.node is not null then run.began end) as since,
+    coalesce(k.since, k.finished_at, case when k.home is not null then run.began end) as since,
     k.until,
     w.name as worker,
     case when k.home is null then k.duration_ms end as duration_ms,
-    case when k.outcome <> 1 then k.error end as error
+    case when k.outcome <> 1 then k.error::jsonb end as error
 from run
-join longshore.workflow_nodes n on n.version_id = run.version_id
+cross join known k
+join longshore.workflow_nodes n on n.version_id = run.version_id and n.node = k.node
 join longshore.queues q on q.queue_id = n.queue_id
-left join known k on k.node = n.node
 left join longshore.worker_lanes wl on wl.shard = $1 and wl.lane_id = k.lane_id
 left join longshore.workers w on w.worker_id = wl.worker_id
-order by 1, n.node
+order by k.frame, n.node

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::{Check, found};
-use crate::definition::{Definition, Problems};
+use crate::definition::{DEFAULT_QUEUE, Definition, Problems};
 use crate::graph::Graph;
 
 pub(super) async fn check(conn: &mut PgConnection) -> Result<Check, sqlx::Error> {
@@ -39,8 +39,11 @@ fn difference(row: &PgRow) -> Result<Option<String>, sqlx::Error> {
     }
     let first = graph.first_node();
     let first_queue: &str = row.try_get("first_queue")?;
-    let right_queue = graph.node(first).is_none_or(|node| *node.queue == *first_queue);
-    if row.try_get::<i32, _>("first_node")? != first || !right_queue {
+    let right_queue = match graph.node(first) {
+        Some(entry) => &*entry.queue,
+        None => definition.queue.as_deref().unwrap_or(DEFAULT_QUEUE), // the engine node `start`
+    };
+    if row.try_get::<i32, _>("first_node")? != first || first_queue != right_queue {
         return Ok(Some("the first node or its queue was altered".to_owned()));
     }
     let nodes = (row.try_get("nodes")?, nodes(&graph));

@@ -48,7 +48,7 @@ impl Display for Explanation {
             more(f, self.delayed.len(), self.delayed_total, "delayed")?;
         } else if self.ready_total + self.delayed_total > 0 {
             let left = self.ready_total + self.delayed_total;
-            write!(f, "\n  {left} step jobs of it are still queued; they are dropped when they come up")?;
+            write!(f, "\n  still queued and dropped when they come up: {left}")?;
         }
         for join in &self.joins {
             write!(f, "\n  {join}")?;
@@ -92,7 +92,7 @@ impl Display for Line<'_, Held> {
         write!(f, ", lane {}", step.lane_id)?;
         if step.overdue {
             let late = span(step.lease_until, *now);
-            write!(f, "; its lease is overdue by {late}: any live worker will reclaim it, and it runs again")
+            write!(f, "; its lease is overdue by {late}: any live worker will reclaim it")
         } else {
             write!(f, "; its lease stands until {}", when(step.lease_until, *now))?;
             match step.heartbeat_at {

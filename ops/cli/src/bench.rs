@@ -20,7 +20,7 @@ use sqlx::PgConnection;
 use tokio::time::sleep;
 
 use crate::exit::Exit;
-use database::{Gate, Percentiles, Scratch};
+use database::{Percentiles, Scratch};
 use fleet::{Fleet, Spawn};
 use usage::{Processes, Usage};
 use workload::RunInput;
@@ -28,8 +28,6 @@ use workload::RunInput;
 pub use member::work;
 pub use workload::Scenario;
 
-/// A worker opens a lane for so many slots, as the worker library does, and one for steps that must be alone.
-const SLOTS_PER_LANE: u32 = 100;
 /// Runs handed to the library at once.
 const START_AT_ONCE: u64 = 10_000;
 /// The first hops of a measurement warm connections and plans.
@@ -61,7 +59,7 @@ pub struct Figures {
     pub runs: u64,
     /// Steps measured.
     pub steps: u64,
-    /// From the moment the workers could claim (hop, start: from the first start) to the end of the last step, by Postgres' clock.
+    /// From the first claim (hop, start: from the first start) to the end of the last step, by Postgres' clock.
     pub seconds: f64,
     /// Steps ended per second.
     pub steps_per_s: f64,
@@ -91,6 +89,23 @@ pub struct Figures {
     pub database: Option<String>,
 }
 
+impl Figures {
+    /// To what a reader can use: whole steps and bytes, tenths of microseconds, microseconds of latency.
+    fn rounded(self) -> Self {
+        let to = |places: i32, value: f64| (value * 10_f64.powi(places)).round() / 10_f64.powi(places);
+        Self {
+            seconds: to(3, self.seconds),
+            steps_per_s: to(0, self.steps_per_s),
+            wal_bytes_per_step: to(0, self.wal_bytes_per_step),
+            postgres_cpu_us_per_step: self.postgres_cpu_us_per_step.map(|cpu| to(1, cpu)),
+            worker_cpu_us_per_step: to(1, self.worker_cpu_us_per_step),
+            p50_ms: to(3, self.p50_ms),
+            p99_ms: to(3, self.p99_ms),
+            ..self
+        }
+    }
+}
+
 /// The window of a measurement.
 struct Window {
     from: DateTime<Utc>,
@@ -113,13 +128,13 @@ impl Bench {
         if !self.keep {
             scratch.drop().await?;
         }
-        Ok(Figures { database, ..measured? })
+        Ok(Figures { database, ..measured?.rounded() })
     }
 
     async fn measure(&self, scratch: &Scratch, longshore: &Path, logs: &Path) -> Result<Figures> {
         let mut session = scratch.connect().await?;
         workflow::publish(&mut session, &Definition::from_json(&self.scenario.definition())?).await?;
-        let enqueuer = Enqueuer::connect(scratch.url()).await?;
+        let enqueuer = Enqueuer::new(scratch.pool().await?);
         let spawn = Spawn { longshore, url: scratch.url(), workers: self.workers, slots: self.slots, logs };
         let load_before = usage::load_average();
         let window = match self.scenario {
@@ -145,13 +160,10 @@ impl Bench {
     ) -> Result<Window> {
         enqueue(enqueuer, self.scenario).await?;
         database::settle(session).await?;
-        let mut gate_connection = scratch.connect().await?;
-        let gate = Gate::close(&mut gate_connection).await?;
         let mut fleet = Fleet::spawn(spawn)?;
-        gate.wait_for(self.workers * (self.slots.div_ceil(SLOTS_PER_LANE) + 1), session).await?;
         let processes = Processes::of(session, fleet.pids()).await?;
         let before = processes.usage(session).await?;
-        let from = gate.open().await?;
+        fleet.open_gate().await?;
 
         let mut pinned = scratch.connect().await?;
         let pin = async {
@@ -173,12 +185,14 @@ impl Bench {
             failed = pin => return failed.and(Err(anyhow::anyhow!("the snapshot was not held"))),
         };
         fleet.stop().await?;
+        let from = database::first_claim(session).await?;
         Ok(Window { from, before, after, latencies: None })
     }
 
     /// Start one run at a time, the next when the one before has ended.
     async fn one_by_one(&self, spawn: &Spawn<'_>, enqueuer: &Enqueuer, session: &mut PgConnection) -> Result<Window> {
         let mut fleet = Fleet::spawn(spawn)?;
+        fleet.open_gate().await?;
         fleet.ready().await?;
         let processes = Processes::of(session, fleet.pids()).await?;
         let before = processes.usage(session).await?;

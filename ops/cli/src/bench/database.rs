@@ -1,20 +1,19 @@
 //! The database of a measurement: one of its own on the cluster, so that nothing else is counted and nothing of anyone is touched.
-//! What is asked of it before and after the window is here: the gate, the pinned snapshot, the books, the latencies.
+//! What is asked of it before and after the window is here: the pinned snapshot, the books, the times.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use longshore_core::{database, migrate};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, Postgres, Transaction};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 use tokio::time::{Instant, sleep};
 
 use super::workload::Scenario;
 
-/// How long the workers may take to reach the gate.
-const GATE_WITHIN: Duration = Duration::from_secs(8);
+/// How long the last runs may take to end once every handler was called.
+const END_WITHIN: Duration = Duration::from_secs(60);
 
 /// A database that was made for one measurement.
 #[derive(Debug)]
@@ -48,10 +47,10 @@ struct Books {
 impl Scratch {
     /// A new database with our schema on the cluster that `url` leads to.
     pub(super) async fn create(url: &str) -> Result<Self> {
-        let cluster = database::options(url)?;
+        let cluster = database::options(url)?.disable_statement_logging();
         let name = format!("longshore_bench_{}", uuid::Uuid::now_v7().simple());
-        let options = cluster.clone().database(&name);
-        let scratch = Self { name, url: options.to_url_lossy().to_string(), cluster };
+        let url = cluster.clone().database(&name).to_url_lossy().to_string();
+        let scratch = Self { name, url, cluster };
         scratch
             .on_cluster(include_str!("../../../../core/sql/bench/create_database.sql"))
             .await
@@ -71,7 +70,17 @@ impl Scratch {
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection> {
-        Ok(PgConnection::connect_with(&PgConnectOptions::from_str(&self.url)?).await?)
+        Ok(PgConnection::connect_with(&self.options()).await?)
+    }
+
+    /// A pool for an application that starts runs.
+    pub(super) async fn pool(&self) -> Result<PgPool> {
+        Ok(PgPoolOptions::new().max_connections(2).connect_with(self.options()).await?)
+    }
+
+    /// Slow statements are no news here.
+    fn options(&self) -> PgConnectOptions {
+        self.cluster.clone().database(&self.name).disable_statement_logging()
     }
 
     pub(super) async fn drop(self) -> Result<()> {
@@ -91,42 +100,6 @@ pub(super) async fn settle(session: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// A gate that no claim passes until it is opened.
-pub(super) struct Gate<'c>(Transaction<'c, Postgres>);
-
-impl<'c> Gate<'c> {
-    pub(super) async fn close(connection: &'c mut PgConnection) -> Result<Self> {
-        let mut gate = connection.begin().await?;
-        sqlx::query(include_str!("../../../../core/sql/bench/close_gate.sql")).execute(&mut *gate).await?;
-        Ok(Self(gate))
-    }
-
-    /// Return when so many claims wait at the gate.
-    pub(super) async fn wait_for(&self, claims: u32, session: &mut PgConnection) -> Result<()> {
-        let deadline = Instant::now() + GATE_WITHIN;
-        loop {
-            let waiting: i64 = sqlx::query_scalar(include_str!("../../../../core/sql/bench/at_gate.sql"))
-                .fetch_one(&mut *session)
-                .await?;
-            if waiting >= i64::from(claims) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                bail!("only {waiting} of {claims} lanes began to claim within {GATE_WITHIN:?}");
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Open it; returns when that was, by Postgres' clock.
-    pub(super) async fn open(mut self) -> Result<DateTime<Utc>> {
-        let now = include_str!("../../../../core/sql/bench/now.sql");
-        let at = sqlx::query_scalar(now).fetch_one(&mut *self.0).await?;
-        self.0.rollback().await?;
-        Ok(at)
-    }
-}
-
 /// Keep everything that dies from here on, for as long as the connection lives.
 pub(super) async fn pin_snapshot(connection: &mut PgConnection) -> Result<()> {
     sqlx::raw_sql(include_str!("../../../../core/sql/bench/pin_snapshot.sql")).execute(connection).await?;
@@ -135,7 +108,7 @@ pub(super) async fn pin_snapshot(connection: &mut PgConnection) -> Result<()> {
 
 /// Return when no run is live.
 pub(super) async fn all_ended(session: &mut PgConnection) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + END_WITHIN;
     loop {
         let live: i64 = sqlx::query_scalar(include_str!("../../../../core/sql/bench/live_runs.sql"))
             .fetch_one(&mut *session)
@@ -155,6 +128,13 @@ pub(super) async fn finished_by(session: &mut PgConnection, at: DateTime<Utc>) -
     let sql = include_str!("../../../../core/sql/bench/finished_by.sql");
     let finished: i64 = sqlx::query_scalar(sql).bind(at).fetch_one(session).await?;
     Ok(u64::try_from(finished)?)
+}
+
+/// When the first step was claimed.
+pub(super) async fn first_claim(session: &mut PgConnection) -> Result<DateTime<Utc>> {
+    let at: Option<_> =
+        sqlx::query_scalar(include_str!("../../../../core/sql/bench/first_claim.sql")).fetch_one(session).await?;
+    at.context("nothing was claimed")
 }
 
 /// When the `nth` attempt ended.

@@ -7,13 +7,13 @@ use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::member::Said;
+use super::member::{GO, Said};
 
 /// How long the workers may be silent: longer than a lease and a reclaim.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ struct Member {
 }
 
 impl Fleet {
-    /// Start the workers; they are not waited for.
+    /// Make the worker processes, which wait at a gate.
     pub(super) fn spawn(spawn: &Spawn<'_>) -> Result<Self> {
         let (sender, lines) = unbounded_channel();
         let mut members = Vec::new();
@@ -79,6 +79,15 @@ impl Fleet {
     /// The processes.
     pub(super) fn pids(&self) -> Vec<u32> {
         self.members.iter().filter_map(|member| member.child.id()).collect()
+    }
+
+    /// Let the workers join the fleet and claim.
+    pub(super) async fn open_gate(&mut self) -> Result<()> {
+        for member in &mut self.members {
+            let input = member.child.stdin.as_mut().context("a worker without input")?;
+            input.write_all(GO).await.context("a worker is gone before it began")?;
+        }
+        Ok(())
     }
 
     /// Return when every worker claims.

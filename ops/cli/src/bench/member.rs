@@ -1,7 +1,7 @@
-//! The worker process of a bench: the worker library with typed handlers, metrics and logs as in production. It says on its output that it is
-//! ready, how many handler calls have ended and, for timed steps, when they began; it leaves when its input ends.
+//! The worker process of a bench: the worker library with typed handlers, metrics and logs as in production. It waits for a line,
+//! then says on its output that it is ready, how many handler calls have ended and, for timed steps, when they began; it leaves when its input ends.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,9 @@ use super::workload::{COUNTED, QUEUE, StepInput, StepOutput, TIMED};
 
 /// How often the count is said, when it has changed.
 const SAY_EVERY: Duration = Duration::from_millis(10);
+
+/// What a worker process waits for before it joins the fleet.
+pub(super) const GO: &[u8] = b"go\n";
 
 /// What a worker process says, one line each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,10 @@ pub async fn work(url: &str, slots: u32) -> Result<()> {
         Ok(()) | Err(telemetry::Error::Twice(_)) => {}
         Err(error) => return Err(error.into()),
     }
+    let mut orders = Orders::listen();
+    if !orders.go().await {
+        return Ok(());
+    }
     let ended = Arc::new(AtomicU64::new(0));
     let count = ended.clone();
     let counted = move |_: Step, input: StepInput| {
@@ -109,21 +116,32 @@ pub async fn work(url: &str, slots: u32) -> Result<()> {
             }
         }
     });
-    worker.until(end_of_input()).await;
+    worker.until(orders.leave()).await;
     saying.abort();
     Ok(())
 }
 
-/// A thread of its own reads: it is left behind where a task of the runtime would be waited for.
-async fn end_of_input() {
-    let (ended, wait) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        let mut input = std::io::stdin().lock();
-        while input.read(&mut buffer).is_ok_and(|read| read > 0) {}
-        let _ = ended.send(()); // nobody waits: the process ends anyway
-    });
-    let _ = wait.await;
+/// What the bench tells its worker. A thread of its own reads: a task of the runtime would be waited for at the end.
+struct Orders(tokio::sync::mpsc::UnboundedReceiver<()>);
+
+impl Orders {
+    fn listen() -> Self {
+        let (given, orders) = tokio::sync::mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let mut lines = std::io::stdin().lock().lines();
+            while lines.next().is_some_and(|line| line.is_ok() && given.send(()).is_ok()) {}
+        });
+        Self(orders)
+    }
+
+    /// False when the bench has gone instead.
+    async fn go(&mut self) -> bool {
+        self.0.recv().await.is_some()
+    }
+
+    async fn leave(mut self) {
+        while self.0.recv().await.is_some() {}
+    }
 }
 
 #[cfg(test)]

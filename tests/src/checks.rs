@@ -1,0 +1,128 @@
+//! What must be true of every database at any moment, asked in SQL that shares no code with the engine or its doctor: each statement returns
+//! one text for each fact that breaks a promise. Every fleet of the tests is examined at its end.
+
+use longshore_core::doctor;
+use sqlx::PgPool;
+
+/// A promise and the statement that finds where it is broken.
+const CHECKS: &[(&str, &str)] = &[
+    ("2: one attempt of a step is accepted and none follows it", ACCEPTED_ONCE),
+    ("3: attempts are numbered from 1 without gaps", NO_GAPS),
+    ("4: a skipped node has a reason and no attempt", SKIPPED),
+    ("4: no step began before its predecessors ended", IN_ORDER),
+    ("4: a join began when enough edges were taken, and no earlier", JOINS),
+    ("4: a completed run decided every node, and rightly", DECIDED),
+    ("1: a live run waits for something", WAITS),
+    ("1: nothing is left of a run that ended", LEFT),
+];
+
+const ACCEPTED_ONCE: &str = "
+    select format('run %s node %s: attempts %s', run_id, node, array_agg((attempt, outcome) order by attempt))
+    from longshore.execution_step_attempts
+    group by run_id, frame, node
+    having count(*) filter (where outcome = 1) > 1 or max(attempt) filter (where outcome = 1) < max(attempt)";
+
+const NO_GAPS: &str = "
+    select format('run %s node %s: attempts %s', run_id, node, array_agg(attempt order by attempt))
+    from longshore.execution_step_attempts
+    group by run_id, frame, node
+    having count(*) filter (where attempt > 0) <> max(attempt)";
+
+const SKIPPED: &str = "
+    select format('run %s node %s: %s', run_id, node, array_agg((attempt, outcome, error) order by attempt))
+    from longshore.execution_step_attempts
+    group by run_id, frame, node
+    having bool_or(outcome = 5) and (count(*) > 1 or bool_or(attempt <> 0 or coalesce(error ->> 'reason', '') = ''))";
+
+/// The first claim and the last end of every node, and how its edges are counted.
+const STEPS: &str = "
+    with steps as materialized (
+        select a.run_id, r.version_id, a.node, min(a.claimed_at) as claimed, max(a.finished_at) as finished, bool_or(a.outcome = 1) as completed,
+            bool_or(a.outcome = 5) as skipped, bool_or(a.duration_ms is not null) as ran,
+            (array_agg(a.outcome order by a.attempt desc))[1] = 2 as gave_up
+        from longshore.execution_step_attempts a
+        join longshore.workflow_runs r on r.run_id = a.run_id
+        where a.node >= 0
+        group by a.run_id, r.version_id, a.node
+    ), edges as materialized (
+        select t.run_id, e.to_node, e.edge, e.condition, t.claimed, f.finished, f.node is not null as ended,
+            f.completed and e.on_outcome in ('success', 'always') or f.gave_up and e.on_outcome in ('failure', 'always') as may
+        from steps t
+        join longshore.workflow_edges e on e.version_id = t.version_id and e.to_node = t.node
+        left join steps f on f.run_id = t.run_id and f.node = e.from_node
+    )";
+
+const IN_ORDER: &str = "
+    select format('run %s node %s was claimed at %s, its predecessor ended at %s', e.run_id, e.to_node, e.claimed, e.finished)
+    from edges e
+    join longshore.workflow_runs r on r.run_id = e.run_id
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = e.to_node
+    where n.join_need = 0 and e.claimed < e.finished";
+
+const JOINS: &str = "
+    select format('run %s node %s began with %s of its edges taken', e.run_id, e.to_node, count(*) filter (where e.may and e.finished <= e.claimed))
+    from edges e
+    join longshore.workflow_runs r on r.run_id = e.run_id
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = e.to_node
+    where e.claimed is not null
+    group by e.run_id, e.to_node, n.join_need
+    having count(*) filter (where e.may and e.finished <= e.claimed) < greatest(n.join_need, 1)";
+
+const DECIDED: &str = "
+    select format('run %s node %s: ran %s, edges taken %s', r.run_id, n.id, s.completed or s.gave_up, e.taken)
+    from longshore.workflow_runs r
+    join longshore.workflow_nodes n on n.version_id = r.version_id
+    left join steps s on s.run_id = r.run_id and s.node = n.node
+    left join lateral (
+        select count(*) filter (where e.may) as taken, bool_or(e.condition is not null) as conditional
+        from edges e where e.run_id = r.run_id and e.to_node = n.node) e on true
+    where r.state = 3
+      and not exists (select from longshore.workflow_nodes t where t.version_id = r.version_id and t.type = 'terminate')
+      and (s.node is null or not (s.completed or s.gave_up or s.skipped)
+        or n.indegree > 0 and s.skipped and not e.conditional and e.taken >= greatest(n.join_need, 1)
+        or n.indegree > 0 and not s.skipped and e.taken < greatest(n.join_need, 1))";
+
+const WAITS: &str = "
+    select format('run %s has no step anywhere', r.run_id)
+    from longshore.workflow_runs r
+    where r.state in (1, 2)
+      and not exists (select from longshore.step_ready s where s.run_id = r.run_id)
+      and not exists (select from longshore.step_delayed s where s.run_id = r.run_id)
+      and not exists (select from longshore.lanes l where r.run_id = any (l.run_ids))";
+
+/// Only where nothing awaits settling.
+const LEFT: &str = "
+    select format('run %s, state %s: ready %s, delayed %s, joins %s', r.run_id, r.state, s.ready, s.delayed, s.joins)
+    from longshore.workflow_runs r
+    join lateral (
+        select (select count(*) from longshore.step_ready s where s.run_id = r.run_id) as ready,
+            (select count(*) from longshore.step_delayed s where s.run_id = r.run_id) as delayed,
+            (select count(*) from longshore.step_joins s where s.run_id = r.run_id) as joins) s on true
+    where r.state > 2 and s.ready + s.delayed + s.joins > 0 and not exists (select from longshore.closed)";
+
+/// Everything that breaks a promise, with its name.
+pub async fn broken(pool: &PgPool) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (name, sql) in CHECKS {
+        let sql = if sql.contains("from steps") || sql.contains("from edges") || sql.contains("join steps") {
+            format!("{STEPS} {sql}")
+        } else {
+            (*sql).to_owned()
+        };
+        let found: Vec<String> = sqlx::query_scalar(&format!("{sql} limit 5"))
+            .fetch_all(pool)
+            .await
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        broken.extend(found.into_iter().map(|found| format!("promise {name}: {found}")));
+    }
+    broken
+}
+
+/// No promise is broken, as far as this database shows.
+pub async fn assert_kept(pool: &PgPool) {
+    let broken = broken(pool).await;
+    assert!(broken.is_empty(), "{broken:#?}");
+    let mut connection = pool.acquire().await.unwrap();
+    let report = doctor::examine(&mut connection).await.unwrap();
+    assert!(report.is_clean(), "{report}");
+}
