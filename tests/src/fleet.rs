@@ -233,6 +233,13 @@ impl TestFleet {
         futures::future::join_all(leaving).await;
     }
 
+    /// What killed workers left in the books goes after five minutes, or by this.
+    pub async fn forget_killed(&self) {
+        let sql = "delete from longshore.workers;
+            delete from longshore.worker_lanes w where not exists (select from longshore.lanes l where l.lane_id = w.lane_id)";
+        self.database.execute(sql).await;
+    }
+
     /// Drain all workers, await settling of closed runs, check that nothing is left of any run and that no promise is broken, and drop
     /// the database.
     pub async fn finish(mut self) {
@@ -275,6 +282,13 @@ impl Gate {
                 Err(Failure::canceled("told to stop"))
             }
         }
+    }
+
+    /// The same for a handler that does not heed it when it is told to stop.
+    pub async fn pass_stubbornly(self, input: Value) -> Result<Value, Failure> {
+        self.inside.send_modify(|inside| *inside += 1);
+        self.open.acquire().await.map_err(Failure::permanent)?.forget();
+        Ok(input)
     }
 
     /// Await until so many came in, since the beginning.
