@@ -291,6 +291,7 @@ fn short(error: Option<&Value>) -> String {
     };
     let part = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
     let text = match (part("name"), part("message")) {
+        (name, message) if name.is_empty() && message.is_empty() => part("reason"), // of a skip
         (name, message) if message.is_empty() => name,
         (name, message) => format!("{name}: {message}"),
     };
