@@ -297,7 +297,7 @@ fn short(error: Option<&Value>) -> String {
     };
     match text.chars().count() {
         0 => error.to_string().chars().take(80).collect(),
-        ..=80 => text,
+        1..=80 => text,
         _ => text.chars().take(79).chain(['…']).collect(),
     }
 }
