@@ -84,6 +84,24 @@ impl TestFleet {
         &self.workers[self.workers.len() - 1]
     }
 
+    /// Drain the worker that was started first.
+    pub async fn leave_first(&mut self) {
+        self.workers.remove(0).until(std::future::ready(())).await;
+    }
+
+    /// End the worker that was started first as a crash would: others take its steps back when the lease is over.
+    pub fn crash_first(&mut self) {
+        drop(self.workers.remove(0));
+    }
+
+    /// End all workers as a crash would: what they held stays held until somebody takes it back. Returns when Postgres is quiet.
+    pub async fn crash(&mut self) {
+        self.workers.clear();
+        let quiet = "select not exists (select from pg_stat_activity
+            where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid())";
+        self.until(quiet).await;
+    }
+
     /// Start a run.
     pub async fn start(&self, workflow: &str, input: Value) -> Uuid {
         self.enqueuer.start(workflow, &input).await.unwrap().id
@@ -215,6 +233,13 @@ impl TestFleet {
         futures::future::join_all(leaving).await;
     }
 
+    /// What killed workers left in the books goes after five minutes, or by this.
+    pub async fn forget_killed(&self) {
+        let sql = "delete from longshore.workers;
+            delete from longshore.worker_lanes w where not exists (select from longshore.lanes l where l.lane_id = w.lane_id)";
+        self.database.execute(sql).await;
+    }
+
     /// Drain all workers, await settling of closed runs, check that nothing is left of any run and that no promise is broken, and drop
     /// the database.
     pub async fn finish(mut self) {
@@ -257,6 +282,13 @@ impl Gate {
                 Err(Failure::canceled("told to stop"))
             }
         }
+    }
+
+    /// The same for a handler that does not heed it when it is told to stop.
+    pub async fn pass_stubbornly(self, input: Value) -> Result<Value, Failure> {
+        self.inside.send_modify(|inside| *inside += 1);
+        self.open.acquire().await.map_err(Failure::permanent)?.forget();
+        Ok(input)
     }
 
     /// Await until so many came in, since the beginning.

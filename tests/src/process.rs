@@ -41,6 +41,11 @@ pub struct WorkerProcess {
 impl WorkerProcess {
     /// Start the worker of this build on this database. It is not waited for.
     pub fn spawn(url: &str, options: &WorkerOptions) -> Self {
+        Self::spawn_with(url, options, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn spawn_with(url: &str, options: &WorkerOptions, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = std::fs::File::create(folder.path().join("log")).unwrap();
         let seconds = |duration: Duration| format!("{}ms", duration.as_millis());
@@ -48,6 +53,7 @@ impl WorkerProcess {
         command
             .env("LONGSHORE_DATABASE_URL", url)
             .env("LONGSHORE_LOG", "info")
+            .envs(environment.iter().copied())
             .args(["--no-system-lane", "--lease", &seconds(options.lease), "--grace", &seconds(options.grace)])
             .arg("--address-file")
             .arg(folder.path().join("address"))

@@ -56,7 +56,7 @@ async fn steps_of_a_killed_worker_run_again_on_another() {
         join longshore.execution_step_attempts n on n.run_id = l.run_id and n.node = l.node and n.attempt = l.attempt + 1 where l.outcome = 3 and l.run_id = $1";
     assert!(fleet.ask::<bool>(again, run).await, "each within 15 s");
     other.stop().await;
-    fleet.database.execute("delete from longshore.workers").await; // the killed one's row goes after five minutes
+    fleet.forget_killed().await;
     fleet.finish().await;
 }
 
@@ -172,7 +172,7 @@ async fn a_step_that_crashes_its_worker_runs_again_and_takes_no_innocents_with_i
     let naps = fleet.tries(run, "nap").await;
     assert!(naps.len() <= 2 && naps.last().unwrap() == "completed", "lost in company at most once: {naps:?}");
     worker.stop().await;
-    fleet.database.execute("delete from longshore.workers").await;
+    fleet.forget_killed().await;
     fleet.finish().await;
 }
 
@@ -202,7 +202,7 @@ async fn a_poison_step_is_given_up_after_five_losses_alone() {
     assert_eq!(tries, ["lost", "lost", "lost", "lost", "lost", "failed"], "alone in its lane each time");
     assert_eq!(crashes, 5);
     worker.stop().await;
-    fleet.database.execute("delete from longshore.workers").await;
+    fleet.forget_killed().await;
     fleet.finish().await;
 }
 

@@ -166,6 +166,8 @@ pub(crate) struct Lane {
     /// Until when the lease surely stands, by this process's monotonic clock.
     lease_until: Instant,
     last_pass: Instant,
+    /// When the lane last asked which runs are closed.
+    last_look: Instant,
     last_claim: Instant,
     /// Claim when there are slots; without it the lane looks only in passing, after `claim_after`.
     look: bool,
@@ -217,6 +219,7 @@ impl Lane {
             low: LowWater::default(),
             lease_until: now,
             last_pass: now,
+            last_look: now,
             last_claim: now,
             look: true,
             claim_after: now,
@@ -460,7 +463,8 @@ impl Lane {
             let baton = self.baton.take().unwrap_or_else(|| Baton::new(new_lane_id()));
             let answer = cycle::pass(&self.shared.sender, baton, &plan.batch, self.shared.abandon.cancelled()).await;
             if sweep {
-                self.shared.sweeps.done(Instant::now());
+                let took = if let Pass::Passed(_, passed) = &answer { Some(passed.claim_took) } else { None };
+                self.shared.sweeps.done(Instant::now(), took);
             }
             match answer {
                 Pass::Passed(baton, passed) => return self.passed(baton, passed, plan, size, now, sweep).await,
@@ -527,7 +531,7 @@ impl Lane {
         batch.held = held.chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
         batch.known_closings =
             batch.ended_runs.iter().filter_map(|run| self.closed.get(run)).flatten().copied().collect();
-        batch.look = now >= self.last_pass + LOOK_EVERY || ended.is_empty();
+        batch.look = now >= self.last_look + LOOK_EVERY || ended.is_empty();
         let (claim, sweep) = self.claim(&plan.room, now);
         plan.batch.claim = claim;
         (plan, sweep)
@@ -568,6 +572,9 @@ impl Lane {
     /// The cycle was committed.
     async fn passed(&mut self, baton: Baton, passed: Passed, plan: Plan, size: usize, sent: Instant, sweep: bool) {
         self.renew(baton, sent);
+        if plan.batch.look {
+            self.last_look = sent;
+        }
         self.grant(&plan);
         self.unreadable.clear();
         let claimed = passed.new.iter().filter(|(_, seq)| seq.is_some()).count();
@@ -601,7 +608,15 @@ impl Lane {
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         let at = listed.iter().filter_map(|claimed| claimed.step.claimed_at).max().unwrap_or_default();
         self.count(&finished, &plan, &Passed::default());
-        let kept: Vec<Held> = self.continued(plan, &finished, at).await;
+        let mut kept: Vec<Held> = self.continued(plan, &finished, at).await;
+        let ended: HashSet<StepKey> = listed
+            .iter()
+            .filter(|claimed| claimed.run_state.is_none_or(RunState::has_ended))
+            .map(|claimed| claimed.step.key())
+            .collect();
+        for held in &mut kept {
+            held.live = !ended.contains(&held.step.key());
+        }
         let known: HashSet<StepKey> = self
             .held
             .values()
