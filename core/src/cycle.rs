@@ -187,6 +187,8 @@ pub struct Passed {
     pub new: Vec<(Claimed, Option<i64>)>,
     /// Joins whose step went to the queue.
     pub joins_enqueued: i32,
+    /// How long Postgres took to claim: under a pinned snapshot a sweep walks over dead rows.
+    pub claim_took: Duration,
     /// Runs that should have ended here but had ended before.
     pub already_ended: Vec<Uuid>,
     /// Closings announced here or seen.
@@ -471,6 +473,7 @@ fn read_passed(rows: &[PgRow]) -> Result<Passed, sqlx::Error> {
             "f" => {
                 passed.at = row.try_get("at")?;
                 passed.joins_enqueued = row.try_get("node")?;
+                passed.claim_took = Duration::from_micros(u64::try_from(row.try_get::<i64, _>("seq")?).unwrap_or(0));
             }
             "c" => {
                 let seq = row.try_get::<Option<i64>, _>("seq")?;

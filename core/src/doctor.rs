@@ -154,19 +154,26 @@ const NOTES: &[Query] = queries! {
 /// Reads every table once or a few times, so the time grows with the history.
 pub async fn examine(conn: &mut PgConnection) -> Result<Report, Error> {
     let mut tx = conn.begin_with(include_str!("../sql/inspect/snapshot.sql")).await?;
+    let report = examine_within(&mut tx).await?;
+    tx.rollback().await?;
+    Ok(report)
+}
+
+/// The same within the caller's transaction, whose own changes are seen too. Until it ends, its settings are those
+/// of the examination.
+pub async fn examine_within(tx: &mut PgConnection) -> Result<Report, Error> {
     sqlx::query(include_str!("../sql/doctor/settings.sql")).persistent(false).execute(&mut *tx).await?;
-    let schema = migrate::status(&mut tx).await?;
+    let schema = migrate::status(tx).await?;
     has_all_migrations(&schema)?;
     let mut checks = Vec::new();
     for query in PROMISES {
-        checks.push(ask(&mut tx, query).await?);
+        checks.push(ask(tx, query).await?);
     }
-    checks.push(versions::check(&mut tx).await?);
+    checks.push(versions::check(tx).await?);
     checks.push(functions(&schema));
     for query in NOTES {
-        checks.push(ask(&mut tx, query).await?);
+        checks.push(ask(tx, query).await?);
     }
-    tx.rollback().await?;
     Ok(Report { checks })
 }
 

@@ -29,9 +29,11 @@ pub struct Tick {
     pub expired: bool,
     /// Closed runs await settling: see [`Settling`].
     pub closings: bool,
+    /// How long Postgres took for it: under a pinned snapshot it walks over dead rows.
+    pub took: Duration,
 }
 
-type TickRow = (bool, i32, i32, Option<i64>, Option<Vec<i32>>, Option<Vec<i32>>, Option<Vec<i32>>, bool, bool);
+type TickRow = (bool, i32, i32, Option<i64>, Option<Vec<i32>>, Option<Vec<i32>>, Option<Vec<i32>>, bool, bool, i64);
 
 /// Heartbeat, timers, and a look at what else there is to do: one statement. Safe to call again.
 pub async fn tick(
@@ -40,7 +42,7 @@ pub async fn tick(
     queues: &[i32],
     promote: i32,
 ) -> Result<Tick, sqlx::Error> {
-    let (known, live, promoted, next_due_us, promoted_queues, ready, solo, expired, closings): TickRow =
+    let (known, live, promoted, next_due_us, promoted_queues, ready, solo, expired, closings, took_us): TickRow =
         sqlx::query_as(include_str!("../sql/upkeep/tick.sql"))
             .bind(SHARD)
             .bind(worker_id)
@@ -58,6 +60,7 @@ pub async fn tick(
         solo: solo.unwrap_or_default(),
         expired,
         closings,
+        took: Duration::from_micros(u64::try_from(took_us).unwrap_or(0)),
     })
 }
 

@@ -84,6 +84,24 @@ impl TestFleet {
         &self.workers[self.workers.len() - 1]
     }
 
+    /// Drain the worker that was started first.
+    pub async fn leave_first(&mut self) {
+        self.workers.remove(0).until(std::future::ready(())).await;
+    }
+
+    /// End the worker that was started first as a crash would: others take its steps back when the lease is over.
+    pub fn crash_first(&mut self) {
+        drop(self.workers.remove(0));
+    }
+
+    /// End all workers as a crash would: what they held stays held until somebody takes it back. Returns when Postgres is quiet.
+    pub async fn crash(&mut self) {
+        self.workers.clear();
+        let quiet = "select not exists (select from pg_stat_activity
+            where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid())";
+        self.until(quiet).await;
+    }
+
     /// Start a run.
     pub async fn start(&self, workflow: &str, input: Value) -> Uuid {
         self.enqueuer.start(workflow, &input).await.unwrap().id

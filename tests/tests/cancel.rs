@@ -287,3 +287,38 @@ async fn a_refused_batch_resent_without_heeding_is_refused_again() {
     assert_eq!(attempts(&fleet, run).await, []);
     fleet.database.drop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_starts_no_successor_of_a_step_that_was_in_flight_when_its_run_was_canceled() {
+    // as above with a real worker: a completes while its cycle is held up, the run is canceled, the cycle commits; k must not run
+    let mut workflow = dag("w", "a b j k", "a>k a>j b>j");
+    workflow["nodes"][1]["handler"] = json!("wait");
+    workflow["nodes"][3]["handler"] = json!("count");
+    let mut fleet = TestFleet::publish([workflow]).await;
+    let begun = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = begun.clone();
+    let count = move |_step: longshore_worker::Step, input: serde_json::Value| {
+        counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async move { Ok::<_, longshore_worker::Failure>(input) }
+    };
+    let wait = |step: longshore_worker::Step, input: serde_json::Value| async move {
+        step.cancellation().cancelled().await;
+        Ok::<_, longshore_worker::Failure>(input)
+    };
+    let run = fleet.start("w", json!({})).await;
+    let mut holder = fleet.database.pool.acquire().await.unwrap();
+    sqlx::raw_sql(&format!("begin; insert into longshore.step_joins values ('{run}', 0, 2, 1, 1, 0)"))
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let slots = longshore_worker::Slots(4);
+    fleet.add(fleet.worker().handler("wait", wait).handler("count", count).queue("default", slots)).await;
+    until_blocked(&fleet.database.pool, 1).await;
+    cancel(&fleet, run).await;
+    sqlx::raw_sql("rollback").execute(&mut *holder).await.unwrap();
+    drop(holder);
+    fleet.until("select not exists (select from longshore.closed)").await;
+    assert_eq!(begun.load(std::sync::atomic::Ordering::SeqCst), 0, "k began after the cancel was acknowledged");
+    assert_eq!(fleet.ended(run).await.0, "canceled");
+    fleet.finish().await;
+}

@@ -107,14 +107,14 @@ impl Dag {
     /// How each node ends if the run is left alone, and whether the run fails.
     fn play(&self, behavior: &[Behavior]) -> (Vec<End>, bool) {
         let mut ends: Vec<End> = Vec::new();
-        for node in 0..self.need.len() {
+        for (node, behavior) in behavior.iter().enumerate() {
             let (mut into, mut taken) = (0, 0);
             for edge in self.edges.iter().filter(|edge| edge.to == node) {
                 into += 1;
                 taken += usize::from(Self::takes(edge, ends[edge.from]));
             }
             let runs = into == 0 || taken >= self.need[node].max(1);
-            ends.push(match (runs, behavior[node].value) {
+            ends.push(match (runs, behavior.value) {
                 (false, _) => End::Skipped,
                 (true, Some(v)) => End::Completed(v),
                 (true, None) => End::GaveUp,
@@ -136,6 +136,11 @@ struct Started {
     /// The database's clock after a cancel was acknowledged.
     canceled_at: Option<f64>,
 }
+
+type Endings = Vec<(StepKey, Ending)>;
+
+/// Node, attempt, outcome, value, when it was claimed.
+type Attempt = (i32, i32, i16, Option<i32>, Option<f64>);
 
 /// A lane that crashed, and the cycle it was about to send.
 struct Ghost {
@@ -169,7 +174,7 @@ fn ending(lane: &ManualLane, key: StepKey, runs: &HashMap<Uuid, Started>) -> End
 }
 
 impl Walk<'_> {
-    fn some_endings(&mut self, lane: usize) -> Vec<(StepKey, Ending)> {
+    fn some_endings(&mut self, lane: usize) -> Endings {
         let lane = &self.lanes[lane];
         let mut endings = Vec::new();
         for key in lane.keys() {
@@ -190,7 +195,7 @@ impl Walk<'_> {
 
     /// Some lanes pass their batons at the same moment, each with what it likes to end and to claim.
     async fn pass(&mut self, which: &[usize]) {
-        let mut todo: Vec<Option<(Vec<(StepKey, Ending)>, usize)>> = self.lanes.iter().map(|_| None).collect();
+        let mut todo: Vec<Option<(Endings, usize)>> = self.lanes.iter().map(|_| None).collect();
         for lane in which {
             let endings = self.some_endings(*lane);
             let most = if self.lanes[*lane].solo { usize::from(self.lanes[*lane].held.is_empty()) } else { 4 };
@@ -213,18 +218,18 @@ impl Walk<'_> {
                 matches!(answer, Answer::Passed(_) | Answer::Refused(_)),
                 "no lane of the living loses its baton: {answer:?}"
             );
-            if let (Answer::Passed(_), Some((baton, plan))) = (&answer, &copy) {
-                if baton.stands {
-                    // it arrives a second time: nothing happens
-                    let second = send_again(&self.lanes[again].sender, baton, &plan.batch).await;
-                    let holds = !self.lanes[again].held.is_empty();
-                    let right = match second {
-                        Pass::Recovered(_, listed) => holds && listed.len() == self.lanes[again].held.len(),
-                        Pass::Fenced => !holds,
-                        _ => false,
-                    };
-                    assert!(right, "a repeated cycle is recognized");
-                }
+            if let (Answer::Passed(_), Some((baton, plan))) = (&answer, &copy)
+                && baton.stands
+            {
+                // it arrives a second time: nothing happens
+                let second = send_again(&self.lanes[again].sender, baton, &plan.batch).await;
+                let holds = !self.lanes[again].held.is_empty();
+                let right = match second {
+                    Pass::Recovered(_, listed) => holds && listed.len() == self.lanes[again].held.len(),
+                    Pass::Fenced => !holds,
+                    _ => false,
+                };
+                assert!(right, "a repeated cycle is recognized");
             }
         }
     }
@@ -287,7 +292,7 @@ impl Walk<'_> {
     }
 
     async fn settle(&mut self) {
-        self.settling.step(&mut *self.fleet.database.pool.acquire().await.unwrap()).await.unwrap();
+        self.settling.step(&mut self.fleet.database.pool.acquire().await.unwrap()).await.unwrap();
     }
 
     async fn step(&mut self) {
@@ -340,7 +345,7 @@ impl Walk<'_> {
         let joins = "select run_id, node, resolved, taken from longshore.step_joins";
         let joins: Vec<(Uuid, i32, i32, i32)> =
             sqlx::query_as(joins).fetch_all(&self.fleet.database.pool).await.unwrap();
-        for (id, ..) in &joins {
+        if let Some((id, ..)) = joins.first() {
             let started = &self.runs[id];
             panic!("left: {joins:?} of {:?} {:?}: {}", started.dag, started.behavior, self.fleet.state(*id).await);
         }
@@ -354,8 +359,7 @@ impl Walk<'_> {
         let pool = &self.fleet.database.pool;
         let sql = "select node, attempt, outcome, (output ->> 'v')::int, extract(epoch from claimed_at)::float8
             from longshore.execution_step_attempts where run_id = $1 order by node, attempt";
-        let rows: Vec<(i32, i32, i16, Option<i32>, Option<f64>)> =
-            sqlx::query_as(sql).bind(id).fetch_all(pool).await.unwrap();
+        let rows: Vec<Attempt> = sqlx::query_as(sql).bind(id).fetch_all(pool).await.unwrap();
         let sql = "select state, output from longshore.workflow_runs where run_id = $1";
         let (state, output): (i16, Option<Value>) = sqlx::query_as(sql).bind(id).fetch_one(pool).await.unwrap();
         let (ends, fails) = started.dag.play(&started.behavior);

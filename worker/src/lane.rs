@@ -463,7 +463,8 @@ impl Lane {
             let baton = self.baton.take().unwrap_or_else(|| Baton::new(new_lane_id()));
             let answer = cycle::pass(&self.shared.sender, baton, &plan.batch, self.shared.abandon.cancelled()).await;
             if sweep {
-                self.shared.sweeps.done(Instant::now());
+                let took = if let Pass::Passed(_, passed) = &answer { Some(passed.claim_took) } else { None };
+                self.shared.sweeps.done(Instant::now(), took);
             }
             match answer {
                 Pass::Passed(baton, passed) => return self.passed(baton, passed, plan, size, now, sweep).await,
@@ -607,7 +608,15 @@ impl Lane {
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         let at = listed.iter().filter_map(|claimed| claimed.step.claimed_at).max().unwrap_or_default();
         self.count(&finished, &plan, &Passed::default());
-        let kept: Vec<Held> = self.continued(plan, &finished, at).await;
+        let mut kept: Vec<Held> = self.continued(plan, &finished, at).await;
+        let ended: HashSet<StepKey> = listed
+            .iter()
+            .filter(|claimed| claimed.run_state.is_none_or(RunState::has_ended))
+            .map(|claimed| claimed.step.key())
+            .collect();
+        for held in &mut kept {
+            held.live = !ended.contains(&held.step.key());
+        }
         let known: HashSet<StepKey> = self
             .held
             .values()

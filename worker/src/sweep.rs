@@ -49,12 +49,11 @@ impl Sweeps {
         due
     }
 
-    /// The sweep ended.
-    pub(crate) fn done(&self, now: Instant) {
+    /// The sweep ended; Postgres took so long for it, if it said so.
+    pub(crate) fn done(&self, now: Instant, took: Option<Duration>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(began) = state.running.take() {
-            state.last_took = now.duration_since(began);
-        }
+        state.running = None;
+        state.last_took = took.unwrap_or(state.last_took);
         state.last_end = now;
     }
 }
@@ -69,9 +68,9 @@ mod tests {
         let start = Instant::now() + Duration::from_secs(1);
         assert!(sweeps.begin(start, true));
         assert!(!sweeps.begin(start, true), "one lane at a time");
-        sweeps.done(start + Duration::from_millis(10));
-        assert!(!sweeps.begin(start + Duration::from_millis(200), true));
-        assert!(sweeps.begin(start + Duration::from_millis(210), true));
+        sweeps.done(start, Some(Duration::from_millis(10)));
+        assert!(!sweeps.begin(start + Duration::from_millis(199), true));
+        assert!(sweeps.begin(start + Duration::from_millis(200), true));
         assert_eq!(rest_after(Duration::from_secs(1)), Duration::from_secs(4));
     }
 

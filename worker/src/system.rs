@@ -566,6 +566,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_look_for_stuck_runs_shows_how_many_there_are() {
+        let Some(database) = Database::make().await else {
+            return;
+        };
+        let pool = PgPoolOptions::new().connect_with(database.options.clone()).await.unwrap();
+        longshore_core::migrate::up(&mut *pool.acquire().await.unwrap()).await.unwrap();
+        let (metrics, scrape) = crate::metrics::Metrics::install().unwrap();
+        let tasks = crate::worker::system_tasks(&metrics);
+        assert!(scrape.render().contains("longshore_stuck_runs NaN"));
+        (tasks.check_stuck)(pool.clone(), ()).await.unwrap();
+        assert!(scrape.render().contains("longshore_stuck_runs 0"));
+        database
+            .run(
+                "insert into longshore.workflow_runs (run_id, workflow_id, version_id, shard, priority, input)
+                 select longshore.new_run_id(), 1, 1, 0, 1, '{}' from generate_series(1, 3)",
+            )
+            .await;
+        (tasks.check_stuck)(pool.clone(), ()).await.unwrap();
+        assert!(scrape.render().contains("longshore_stuck_runs 3"));
+        pool.close().await;
+        database.drop().await;
+    }
+
+    #[tokio::test]
     async fn without_the_right_to_make_schemas_the_worker_goes_without() {
         let Some(database) = Database::make().await else {
             return;

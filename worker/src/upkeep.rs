@@ -77,7 +77,6 @@ impl Upkeep {
             let began = Instant::now();
             let pause = match self.tick(&mut settling).await {
                 Ok(tick) => {
-                    let took = began.elapsed();
                     pacing.reset();
                     let period = (TICK * tick.live.max(1)).min(LONGEST_TICK);
                     self.health.upkeep_ok(period.max(Duration::from_secs(5)));
@@ -93,7 +92,7 @@ impl Upkeep {
                         sampled = began;
                         self.sample().await;
                     }
-                    next_tick(&tick, period, took)
+                    next_tick(&tick, period)
                 }
                 Err(error) => {
                     tracing::warn!(%error, "upkeep found no database, trying again");
@@ -207,11 +206,11 @@ impl Upkeep {
 
 /// When to tick again: by the period, when the next timer is due, at once when more timers are due; but a tick that took long (a pinned snapshot
 /// makes it walk over dead rows) rests first.
-fn next_tick(tick: &Tick, period: Duration, took: Duration) -> Duration {
+fn next_tick(tick: &Tick, period: Duration) -> Duration {
     let more = tick.promoted >= PROMOTE.unsigned_abs();
     let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
     let period = period.mul_f64(rand::random_range(0.8..1.2));
-    due.map_or(period, |due| due.min(period)).max(rest_after(took)).max(Duration::from_millis(2))
+    due.map_or(period, |due| due.min(period)).max(rest_after(tick.took)).max(Duration::from_millis(2))
 }
 
 /// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
@@ -251,7 +250,7 @@ async fn listen_once(
 mod tests {
     use super::*;
 
-    fn tick(next_due: Option<Duration>, promoted: u32) -> Tick {
+    fn tick(next_due: Option<Duration>, promoted: u32, took: Duration) -> Tick {
         Tick {
             known: true,
             live: 1,
@@ -262,19 +261,20 @@ mod tests {
             solo: Vec::new(),
             expired: false,
             closings: false,
+            took,
         }
     }
 
     #[test]
     fn a_tick_comes_when_the_next_timer_is_due() {
-        let pause = next_tick(&tick(Some(Duration::from_millis(100)), 0), TICK, Duration::from_millis(1));
+        let pause = next_tick(&tick(Some(Duration::from_millis(100)), 0, Duration::from_millis(1)), TICK);
         assert_eq!(pause, Duration::from_millis(102));
-        assert!(next_tick(&tick(None, 1000), TICK, Duration::ZERO) <= Duration::from_millis(2));
-        assert!(next_tick(&tick(None, 0), TICK, Duration::ZERO) >= Duration::from_millis(400));
+        assert!(next_tick(&tick(None, 1000, Duration::ZERO), TICK) <= Duration::from_millis(2));
+        assert!(next_tick(&tick(None, 0, Duration::ZERO), TICK) >= Duration::from_millis(400));
     }
 
     #[test]
     fn slow_ticks_rest() {
-        assert_eq!(next_tick(&tick(None, 1000), TICK, Duration::from_millis(40)), Duration::from_millis(800));
+        assert_eq!(next_tick(&tick(None, 1000, Duration::from_millis(40)), TICK), Duration::from_millis(800));
     }
 }

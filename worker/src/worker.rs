@@ -333,7 +333,7 @@ fn open(shared: &Arc<Shared>, spec: LaneSpec) -> Arc<Wake> {
 }
 
 /// What the system lane does for the fleet.
-fn system_tasks(metrics: &Metrics) -> SystemTasks {
+pub(crate) fn system_tasks(metrics: &Metrics) -> SystemTasks {
     let metrics = metrics.clone();
     SystemTasks {
         make_partitions: Arc::new(|pool, ()| {

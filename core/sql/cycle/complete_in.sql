@@ -6,6 +6,7 @@ returns boolean
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 as $complete_in$
 #variable_conflict use_column

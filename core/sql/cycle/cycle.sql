@@ -20,7 +20,7 @@
 -- q_*, p_limit   what to claim: queue, priority, low-water mark, limit, in order; p_limit in all
 -- h_*        what the lane goes on holding; where h_claimed is shorter, the rest are successors it keeps from now() on
 --
--- Returns one row 'f' (passed: at = now(), node = joins put to step_ready); 'c' for each step the lane holds anew (claimed or a join that fired:
+-- Returns one row 'f' (passed: at = now(), node = joins put to step_ready, seq = microseconds the claim took); 'c' for each step the lane holds anew (claimed or a join that fired:
 -- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
 -- or met by a successor that the lane keeps and must drop (seq = its id).
 create or replace function longshore.cycle(
@@ -46,6 +46,7 @@ create or replace function longshore.cycle(
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -58,6 +59,7 @@ declare
     v_whole boolean;
     v_kind smallint;
     v_spilled int := 0;
+    v_began timestamptz;
     v_claimed timestamptz;
     v_close bigint;
     i int := 0;
@@ -160,6 +162,7 @@ begin
         from unnest(b_lane) t (lane), lateral (select r.worker_id from worker_lanes r where r.shard = p_shard and r.lane_id = p_lane offset 0) w;
     end if;
 
+    v_began := clock_timestamp();
     if p_limit > 0 then
         -- rows another lane is taking are skipped, never waited for. The two-armed condition hides the shard from the index (else a generic plan
         -- scans the whole shard with a ctid filter) but not from a distributed planner.
@@ -197,7 +200,7 @@ begin
         end if;
     end if;
 
-    tag := 'f'; at := now(); node := v_spilled; run_id := null;
+    tag := 'f'; at := now(); node := v_spilled; seq := extract(microseconds from v_claimed - v_began)::bigint; run_id := null;
     return next;
     if cardinality(n_run) > 0 then
         return query

@@ -5,6 +5,7 @@ returns table (promoted int, next_due_us bigint, queue_ids int[])
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

@@ -8,6 +8,7 @@ returns table (lane_id bigint, worker_id uuid, steps int)
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

@@ -7,6 +7,7 @@ returns table (cycle bigint, run_id uuid, version_id int, frame int, node int, k
 language plpgsql stable
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -22,7 +23,9 @@ begin
              where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node)::smallint,
             coalesce((select n.queue_id from workflow_nodes n where n.version_id = r.version_id and n.node = t.node),
                      (select v.first_queue_id from workflow_versions v where v.version_id = r.version_id)),
-            coalesce(r.priority, 1::smallint), t.claimed, r.state, r.input, r.key     -- a run that is gone has no row
+            -- a step that was lost before stays one that must be alone in its lane
+            (coalesce(r.priority, 1) + case when t.node >= 0 and (select true from execution_step_attempts a where a.shard = p_shard and a.run_id = t.run_id
+                and a.frame = t.frame and a.node = t.node and a.outcome = 3 limit 1) then 16 else 0 end)::smallint, t.claimed, r.state, r.input, r.key     -- a run that is gone has no row
         from (select l.cycle, l.run_ids, l.frames, l.nodes, l.kinds, l.attempts, l.claimed_at from lanes l
               where l.shard = p_shard and l.lane_id = p_lane and l.cycle in (p_cycle, p_cycle + 1) order by l.cycle desc limit 1) b,
             unnest(b.run_ids, b.frames, b.nodes, b.kinds, b.attempts, b.claimed_at) t (run_id, frame, node, kind, attempt, claimed)

@@ -6,6 +6,7 @@ returns int
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -15,6 +16,7 @@ as $settle$
 declare
     q record;
     v_settled int := 0;
+    v_held uuid[];
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
 begin
     for q in select t.lane_id, t.cycle from unnest(p_lanes, p_cycles) t (lane_id, cycle) loop
@@ -23,6 +25,8 @@ begin
             return null;
         end if;
     end loop;
+    select array_agg(distinct h.run_id) into v_held
+    from lanes l, unnest(l.run_ids) h (run_id) where l.shard = p_shard and h.run_id = any (p_runs);
     for q in select t.run_id, t.close_id from unnest(p_runs, p_closes) t (run_id, close_id) order by t.run_id, t.close_id loop
         -- one settler per closing: the others skip it
         perform from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = q.close_id for update skip locked;
@@ -50,8 +54,7 @@ begin
         select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
         from unnest(m_run, m_frame, m_node, m_kind, m_attempt) t (run_id, frame, node, kind, attempt) where t.kind in (0, 3)
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        perform from lanes l where l.shard = p_shard and q.run_id = any (l.run_ids);
-        if not found then
+        if q.run_id <> all (coalesce(v_held, '{}')) then
             delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = q.close_id;
             v_settled := v_settled + 1;
         end if;

@@ -5,6 +5,7 @@ returns table (run_ids uuid[], close_ids bigint[], lane_ids bigint[], cycles big
 language plpgsql volatile
 set search_path = longshore, pg_temp
 set plan_cache_mode = force_generic_plan
+set jit = off
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

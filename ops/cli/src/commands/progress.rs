@@ -16,6 +16,9 @@ use uuid::Uuid;
 /// Without a terminal, a line at most so often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the time beside the bar goes on.
+const TICK: Duration = Duration::from_millis(250);
+
 /// Counts the nodes of runs by state. What ended is read once and then remembered.
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -23,7 +26,7 @@ pub(crate) struct Tally {
     ended: Counts,
 }
 
-/// Shows it.
+/// Shows how far they are.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     said: Option<(Instant, String)>,
@@ -65,42 +68,31 @@ fn add(sum: Counts, counts: &Counts) -> Counts {
 }
 
 impl Progress {
+    /// Nothing is shown yet.
     pub(crate) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {percent:>3} % {msg}") {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.enable_steady_tick(Duration::from_millis(250));
-            bar
-        });
-        Self { bar, said: None }
+        Self { bar: None, said: None }
     }
 
     /// Show the counts, and `before` them.
     pub(crate) fn show(&mut self, before: &str, counts: &Counts) {
         let text = format!("{before}{}", words(counts));
-        match &self.bar {
-            Some(bar) => {
-                bar.set_length(counts.nodes.unsigned_abs());
-                bar.set_position(counts.ended().unsigned_abs());
-                bar.set_message(text);
-            }
-            None => {
-                let due = self.said.as_ref().is_none_or(|(at, said)| at.elapsed() >= LINE_EVERY && *said != text);
-                if due {
-                    self.line(&format!("{}/{} steps: {text}", counts.ended(), counts.nodes));
-                    self.said = Some((Instant::now(), text));
-                }
-            }
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(bar);
+            bar.set_length(counts.nodes.unsigned_abs());
+            bar.set_position(counts.ended().unsigned_abs());
+            bar.set_message(text);
+        } else if self.said.as_ref().is_none_or(|(at, said)| at.elapsed() >= LINE_EVERY && *said != text) {
+            self.say(&format!("{}/{} steps: {text}", counts.ended(), counts.nodes));
+            self.said = Some((Instant::now(), text));
         }
     }
 
     /// Say something that stays.
+    #[allow(clippy::print_stderr)] // where a command says how far it is
     pub(crate) fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => self.line(text),
+            None => eprintln!("{text}"),
         }
     }
 
@@ -110,17 +102,21 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
-
-    #[allow(clippy::unused_self, clippy::print_stderr)] // where a command says how far it is
-    fn line(&self, text: &str) {
-        eprintln!("{text}");
-    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {percent:>3} % {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 fn words(counts: &Counts) -> String {

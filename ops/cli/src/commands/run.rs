@@ -195,7 +195,7 @@ impl List {
                     format!("{} v{}", run.workflow, run.version),
                     run.state.to_string(),
                     time(run.created_at),
-                    format!("{:.1}", run.seconds),
+                    watch::seconds(run),
                     run.error.clone().or_else(|| run.key.as_ref().map(|key| format!("key {key}"))).unwrap_or_default(),
                 ]
             };
@@ -289,14 +289,12 @@ fn short(error: Option<&Value>) -> String {
     let Some(error) = error else {
         return String::new();
     };
-    let part = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
-    let text = match (part("name"), part("message")) {
-        (name, message) if message.is_empty() => name,
-        (name, message) => format!("{name}: {message}"),
-    };
+    let part = |name: &str| error[name].as_str().filter(|text| !text.is_empty());
+    let parts = [part("name"), part("message"), part("reason")]; // a skipped step has a reason
+    let text = parts.into_iter().flatten().collect::<Vec<_>>().join(": ");
     match text.chars().count() {
         0 => error.to_string().chars().take(80).collect(),
-        ..=80 => text,
+        1..=80 => text,
         _ => text.chars().take(79).chain(['…']).collect(),
     }
 }

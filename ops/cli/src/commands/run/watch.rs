@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use longshore::exit::Exit;
 use longshore_core::{
-    inspect::{self, RunView},
+    inspect::{self, RunSummary, RunView},
     run,
     state::RunState,
 };
@@ -58,7 +58,7 @@ pub(super) async fn watch(global: &Global, run_id: Uuid) -> Result<()> {
 pub(super) fn text(run: &RunView) -> String {
     let of = &run.summary;
     let mut text = format!("run {} of {} version {}: {}", of.run_id, of.workflow, of.version, of.state);
-    text += &format!("\ncreated {}, {:.1} s", time(of.created_at), of.seconds);
+    text += &format!("\ncreated {}, {} s", time(of.created_at), seconds(of));
     if let Some(key) = &of.key {
         text += &format!(", key {key}");
     }
@@ -70,4 +70,9 @@ pub(super) fn text(run: &RunView) -> String {
         text += &format!("\nerror {error}");
     }
     text
+}
+
+/// How long it has run; none as long as it is not to begin.
+pub(super) fn seconds(run: &RunSummary) -> String {
+    format!("{:.1}", run.seconds.max(0.0))
 }

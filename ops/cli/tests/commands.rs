@@ -1,0 +1,204 @@
+//! The commands as a script meets them: what `-o json` prints, and the exit codes. One cluster and two workers for all of it, as the parts
+//! follow each other: a workflow is applied, started, watched, explained, pruned. Postgres must be installed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use longshore::{
+    postgres::Listen,
+    stage::{Plan, Stage},
+};
+use serde_json::{Value, json};
+
+const LONGSHORE: &str = env!("CARGO_BIN_EXE_longshore");
+
+/// What a command gave.
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// The keys of the object, sorted.
+    fn keys(value: &Value) -> Vec<&str> {
+        let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+fn longshore_without_database(arguments: &[&str], stdin: &str) -> Said {
+    said(Command::new(LONGSHORE).env_remove("LONGSHORE_DATABASE_URL").env_remove("DATABASE_URL").args(arguments), stdin)
+}
+
+fn said(command: &mut Command, stdin: &str) -> Said {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+struct Shell {
+    url: String,
+}
+
+impl Shell {
+    fn run(&self, arguments: &[&str]) -> Said {
+        self.run_with(arguments, "")
+    }
+
+    fn run_with(&self, arguments: &[&str], stdin: &str) -> Said {
+        said(Command::new(LONGSHORE).env("LONGSHORE_DATABASE_URL", &self.url).args(arguments), stdin)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        self.run(&[arguments, &["-o", "json"]].concat()).json()
+    }
+
+    fn code(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let said = self.run(arguments);
+        (said.code, said.stderr)
+    }
+}
+
+fn definition(name: &str, seconds: f64) -> Value {
+    json!({
+        "name": name,
+        "input_schema": {"type": "object", "properties": {"order": {"type": "integer"}}},
+        "nodes": [
+            {"id": "reserve", "type": "task", "handler": "sleep", "input": {"seconds": seconds, "output": 7}},
+            {"id": "charge", "type": "task", "handler": "echo"}],
+        "edges": [["reserve", "charge"]]
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_does_what_it_says_and_its_json_has_the_documented_keys() {
+    let plan = Plan {
+        dir: None,
+        listen: Listen::Socket,
+        workers: 2,
+        worker_arguments: vec!["--all-queues".to_owned(), "--grace".to_owned(), "5s".to_owned()],
+        logs: None,
+    };
+    let stage = Stage::set_up(&plan, Path::new(LONGSHORE)).await.unwrap();
+    assert_eq!(stage.metrics().len(), 2);
+    let shell = Shell { url: stage.url().to_owned() };
+
+    let status = shell.json(&["migrate", "status"]);
+    assert_eq!(Said::keys(&status), ["current", "functions", "migrations", "unknown"]);
+    assert_eq!(status["current"], true);
+    assert_eq!(shell.json(&["migrate", "up"])["applied"], json!([]));
+
+    definitions_are_published_once(&shell);
+    runs_are_started_and_watched(&shell);
+    a_run_that_is_not_finished_is_explained_and_canceled(&shell);
+
+    let report = shell.json(&["doctor", "--strict"]);
+    assert_eq!(Said::keys(&report["checks"][0]), ["examples", "found", "name", "promise", "says", "severity"]);
+    let pruned = shell.json(&["prune", "--older-than", "30d"]);
+    assert_eq!(pruned, json!({"runs": 0, "attempts": 0, "partitions": 0}));
+    assert_eq!(stage.stop(std::time::Duration::from_secs(20)).await.unwrap(), 0, "a worker had to be killed");
+}
+
+fn definitions_are_published_once(shell: &Shell) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("order.json");
+    std::fs::write(&file, definition("order", 0.01).to_string()).unwrap();
+    let path = file.to_str().unwrap();
+    let applied = shell.json(&["workflow", "apply", folder.path().to_str().unwrap()]);
+    let line = |created: bool| json!({"workflow": "order", "version": 1, "created": created, "file": path});
+    assert_eq!(applied, json!({"workflows": [line(true)]}));
+    assert_eq!(shell.json(&["workflow", "apply", path])["workflows"][0], line(false));
+    let stdin = shell.run_with(&["workflow", "apply", "-"], &definition("slow", 3600.0).to_string());
+    assert_eq!((stdin.code, stdin.stdout.trim()), (Some(0), "slow version 1 created"), "{}", stdin.stderr);
+
+    let listed = shell.json(&["workflow", "list"]);
+    assert_eq!(Said::keys(&listed["workflows"][0]), ["nodes", "published_at", "version", "workflow"]);
+    let shown = shell.json(&["workflow", "show", "order", "--version", "1"]);
+    assert_eq!(Said::keys(&shown), ["content_hash", "definition", "published_at", "version", "workflow"]);
+    assert_eq!(shown["definition"]["nodes"][0]["id"], "reserve");
+    assert_eq!(shell.code(&["workflow", "show", "nothing"]).0, Some(3));
+    assert_eq!(shell.code(&["workflow", "apply", "/no/such/file.json"]).0, Some(3));
+}
+
+fn runs_are_started_and_watched(shell: &Shell) {
+    let start = ["run", "start", "order", "--input", "{\"order\": 7}", "--key", "order-7"];
+    let started = shell.json(&start);
+    assert_eq!(Said::keys(&started), ["created", "run_id"]);
+    assert_eq!(started["created"], true);
+    let run_id = started["run_id"].as_str().unwrap();
+    assert_eq!(shell.json(&start), json!({"run_id": run_id, "created": false}));
+
+    let watched = shell.json(&["run", "watch", run_id]);
+    assert_eq!((&watched["run"]["state"], &watched["run"]["output"]), (&json!("completed"), &json!(7)));
+    let shown = shell.json(&["run", "show", run_id, "--attempts"]);
+    assert_eq!(Said::keys(&shown), ["attempts", "run", "steps"]);
+    assert_eq!(shown["steps"][1]["state"], "completed");
+    assert_eq!(shown["attempts"].as_array().map(Vec::len), Some(2));
+    let listed = shell.json(&["run", "list", "--workflow", "order", "--state", "completed"]);
+    assert_eq!(listed["runs"][0]["run_id"], run_id);
+
+    let (code, refusal) = shell.code(&["run", "start", "order", "--input", "{\"order\": 8}", "--key", "order-7"]);
+    assert_eq!(code, Some(4), "{refusal}");
+    assert_eq!(shell.code(&["run", "start", "nothing"]).0, Some(3));
+    assert_eq!(shell.code(&["run", "start", "order", "--input", "{\"order\": \"x\"}"]).0, Some(1));
+    assert_eq!(shell.code(&["run", "start", "order", "--input", "{"]).0, Some(2));
+    assert_eq!(shell.code(&["run", "start", "order", "--priority", "4"]).0, Some(2));
+    assert_eq!(shell.code(&["run", "cancel", run_id]).0, Some(4));
+    assert_eq!(shell.code(&["run", "show", "00000000-0000-7000-8000-000000000000"]).0, Some(3));
+}
+
+fn a_run_that_is_not_finished_is_explained_and_canceled(shell: &Shell) {
+    let started = shell.json(&["run", "start", "slow"]);
+    let run_id = started["run_id"].as_str().unwrap();
+    let explained = shell.json(&["run", "explain", run_id]);
+    assert_eq!(explained["run_id"], run_id);
+    let canceled = shell.json(&["run", "cancel", run_id, "--reason", "enough"]);
+    assert_eq!(canceled, json!({"run_id": run_id, "state": "canceled", "changed": true}));
+    assert_eq!(shell.json(&["run", "cancel", run_id])["changed"], false);
+    let (code, stderr) = shell.code(&["run", "watch", run_id]);
+    assert_eq!(code, Some(1), "{stderr}");
+}
+
+#[test]
+fn definitions_are_checked_without_a_database_and_every_problem_is_named() {
+    let bad = json!({"name": "b", "nodes": [{"id": "n", "type": "task"}], "edges": [["n", "m"]]}).to_string();
+    let said = longshore_without_database(&["workflow", "validate", "-", "-o", "json"], &bad);
+    assert_eq!(said.code, Some(1));
+    let checked: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(Said::keys(&checked), ["problems", "valid", "workflows"]);
+    let paths: Vec<&str> =
+        checked["problems"].as_array().unwrap().iter().map(|problem| problem["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["nodes[0].handler", "edges[0].to"]);
+    assert_eq!(Said::keys(&checked["problems"][0]), ["file", "fix", "message", "path"]);
+    let good = longshore_without_database(&["workflow", "validate", "-"], &definition("w", 1.0).to_string());
+    assert_eq!((good.code, good.stdout.trim()), (Some(0), "w is valid: 2 nodes, 1 edges"));
+}
+
+#[test]
+fn a_command_without_a_database_says_how_to_name_one() {
+    for arguments in [["run", "list"], ["doctor", "--strict"]] {
+        let said = longshore_without_database(&arguments, "");
+        assert_eq!(said.code, Some(2));
+        assert!(said.stderr.contains("LONGSHORE_DATABASE_URL"), "{}", said.stderr);
+    }
+    assert_eq!(longshore_without_database(&["worker"], "").code, Some(2));
+    // What follows is refused for what it is, not for being absent: DATABASE_URL serves the worker, too.
+    let mut worker = Command::new(LONGSHORE);
+    worker.env_remove("LONGSHORE_DATABASE_URL").env("DATABASE_URL", "no url").arg("worker");
+    assert!(said(&mut worker, "").stderr.contains("not a Postgres URL"));
+    let before = longshore_without_database(&["--database-url", "no url", "worker"], "");
+    assert!(before.stderr.contains("not a Postgres URL"), "{}", before.stderr);
+}
