@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 pub mod checks;
+pub mod dags;
 pub mod database;
 pub mod fleet;
 pub mod lane;

@@ -62,7 +62,9 @@ impl Command {
     /// Run the command; what ends it in another way than an error says so by its code.
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         match self {
-            Self::Worker(arguments) => arguments.run(), // telemetry and threads of its own
+            // telemetry and threads of their own
+            Self::Worker(arguments) => arguments.run(),
+            Self::BenchWorker(arguments) => arguments.run(global),
             command => {
                 crate::log_to_stderr();
                 let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -84,7 +86,7 @@ impl Command {
             Self::Import(command) => command.run(global).await,
             Self::Postgres(command) => command.run(global).await,
             Self::Bench(arguments) => arguments.run(global).await,
-            Self::BenchWorker(arguments) => arguments.run(global).await,
+            Self::BenchWorker(arguments) => arguments.run(global).map(drop),
             Self::Completions(arguments) => arguments.run(),
         }
     }

@@ -61,7 +61,6 @@ impl Fleet {
                 .args(["bench-worker", "--slots", &spawn.slots.to_string()])
                 .env("LONGSHORE_DATABASE_URL", spawn.url)
                 .env("LONGSHORE_LOG", "info,sqlx::postgres::notice=warn")
-                .env("RUST_LOG", "info,sqlx::postgres::notice=warn")
                 .stdin(Stdio::piped()) // held open: its end is the worker's sign to leave
                 .stdout(Stdio::piped())
                 .stderr(file)

@@ -69,15 +69,16 @@ impl Said {
     }
 }
 
-/// Be a worker of this database with so many slots until the standard input ends.
+/// Be a worker of this database with so many slots until the standard input ends. Blocks the calling thread.
 ///
 /// # Errors
 /// When the worker does not start.
-pub async fn work(url: &str, slots: u32) -> Result<()> {
-    match telemetry::init(LogFormat::Text) {
-        Ok(()) | Err(telemetry::Error::Twice(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
+pub fn work(url: &str, slots: u32) -> Result<()> {
+    telemetry::init(LogFormat::Text)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work_here(url, slots))
+}
+
+async fn work_here(url: &str, slots: u32) -> Result<()> {
     let mut orders = Orders::listen();
     if !orders.go().await {
         return Ok(());

@@ -1,6 +1,6 @@
 //! `longshore bench`: how fast the engine is here, and what a step costs.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -130,9 +130,9 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) async fn run(self, global: &Global) -> Result<()> {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode> {
         match &global.database_url {
-            Some(url) => bench::work(url, self.slots).await,
+            Some(url) => bench::work(url, self.slots).map(|()| ExitCode::SUCCESS),
             None => Err(Exit::Usage.error("a worker of a bench is started by `longshore bench`")),
         }
     }

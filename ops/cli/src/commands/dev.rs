@@ -90,13 +90,20 @@ impl Running {
         for worker in &self.workers {
             text += &format!("{} runs, its metrics are at {}\n", worker.name, worker.metrics_url);
         }
+        // without a worker of ours the samples would wait: whoever asks for that has a worker to start
+        let next = match self.workers.is_empty() {
+            true => "cargo run -p sample-handlers      # or a worker of your own",
+            false => {
+                "longshore workflow apply ops/samples\n  \
+                 longshore run start order --input '{\"order\": 1, \"amount\": 12.5}' --watch\n  \
+                 longshore run list\n  \
+                 longshore doctor"
+            }
+        };
         text += &format!(
             "\nIn another terminal:\n\n  \
              export LONGSHORE_DATABASE_URL='{}'\n  \
-             longshore workflow apply ops/samples\n  \
-             longshore run start order --input '{{\"order\": 1, \"amount\": 12.5}}' --watch\n  \
-             longshore run list\n  \
-             longshore doctor\n\n\
+             {next}\n\n\
              Ctrl-C stops all of it.",
             self.database_url
         );
