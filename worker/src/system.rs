@@ -571,7 +571,7 @@ mod tests {
             return;
         };
         let pool = PgPoolOptions::new().connect_with(database.options.clone()).await.unwrap();
-        longshore_core::migrate::up(&mut *pool.acquire().await.unwrap()).await.unwrap();
+        longshore_core::migrate::up(&mut pool.acquire().await.unwrap()).await.unwrap();
         let (metrics, scrape) = crate::metrics::Metrics::install().unwrap();
         let tasks = crate::worker::system_tasks(&metrics);
         assert!(scrape.render().contains("longshore_stuck_runs NaN"));

@@ -1,0 +1,349 @@
+//! Passing the baton: the plan of a cycle, its answer, and what the lane holds then.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
+use longshore_core::cycle::{self, Baton, Due, HeldRow, Pass, Passed};
+use longshore_core::error::{self, StepError};
+use longshore_core::queue::{Claimed, HeldStep, StepKey};
+use longshore_core::state::{Outcome, RunState};
+use uuid::Uuid;
+
+use super::{Finished, Held, Lane, MAX_BATCH, new_lane_id};
+use crate::execute::Token;
+use crate::prepare::{Decided, Prepared, prepare};
+use crate::transaction::LaneLink;
+
+/// At most this many bytes of outputs and errors go into one cycle (one larger payload still goes, alone).
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// How often a lane looks which runs were closed, so that it can tell their handlers.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A step of a version that this worker cannot read (a newer one published it) is looked at again after this time.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
+impl Lane {
+    /// Pass the baton with what has finished, as much as fits.
+    pub(super) async fn pass(&mut self) {
+        let mut size = self.batch_size();
+        loop {
+            let now = Instant::now();
+            let (plan, sweep) = self.plan(size, now);
+            let baton = self.baton.take().unwrap_or_else(|| Baton::new(new_lane_id()));
+            let answer = cycle::pass(&self.shared.sender, baton, &plan.batch, self.shared.abandon.cancelled()).await;
+            if sweep {
+                let took = if let Pass::Passed(_, passed) = &answer { Some(passed.claim_took) } else { None };
+                self.shared.sweeps.done(Instant::now(), took);
+            }
+            match answer {
+                Pass::Passed(baton, passed) => return self.passed(baton, passed, plan, size, now, sweep).await,
+                Pass::Recovered(baton, held) => return self.recovered(baton, held, plan, size, now).await,
+                Pass::Refused(baton, closings) => {
+                    self.baton = Some(baton);
+                    self.heed(&closings);
+                }
+                Pass::Data(baton, error) => {
+                    self.baton = Some(baton);
+                    if size > 1 {
+                        size /= 2;
+                    } else if !self.isolate(&error) {
+                        return self.forget("postgres refuses whatever follows from one of its steps");
+                    }
+                }
+                Pass::Fenced => {
+                    self.shared.metrics.fenced();
+                    return self.forget("its baton was taken back");
+                }
+                Pass::Unclear(error) => return self.forget(&format!("stopped without a clear answer: {error}")),
+            }
+        }
+    }
+
+    /// How many of the finished steps go into the next cycle.
+    fn batch_size(&self) -> usize {
+        let mut bytes = 0;
+        let fits = |finished: &&Finished| {
+            bytes += match &finished.ending {
+                Ending::Completed(output) => output.len(),
+                _ => 256,
+            };
+            bytes <= MAX_BATCH_BYTES
+        };
+        let size = self.finished.iter().take(MAX_BATCH).take_while(fits).count();
+        size.max(1).min(self.finished.len())
+    }
+
+    /// Everything that follows from the first `size` finished steps, and what to claim. Changes nothing, so it can be planned again.
+    fn plan(&mut self, size: usize, now: Instant) -> (Plan, bool) {
+        let (ending, staying) = self.finished.split_at(size);
+        let mut room = Room {
+            slots: self.spec.slots.get().iter().copied().collect(),
+            total: attempt::places(self.held.len() + self.finished.len()),
+            keep: !self.draining() && !self.spec.solo,
+        };
+        let occupying = self.held.values().chain(self.finished.iter().map(|f| &f.held)).filter(|held| held.slot);
+        for held in occupying {
+            if let Some(free) = room.slots.get_mut(&held.step.queue_id) {
+                *free -= 1;
+            }
+        }
+        let mut plan = Plan::new(room);
+        let ended: Vec<Ended<'_>> = ending.iter().map(|finished| finished.ended(self.backlog, now)).collect();
+        plan.end_all(&ended);
+        let batch = &mut plan.batch;
+        batch.delayed.extend(self.unreadable.iter().map(|step| (Due::After(UNREADABLE_PAUSE), attempt::again(step))));
+        for (token, _) in &self.wishes {
+            batch.private.extend(self.held.get(token).and_then(|held| Some((new_lane_id(), row(&held.step)?))));
+        }
+        let wishes = |token: &Token| self.wishes.iter().any(|(wishing, _)| wishing == token);
+        let held = self.held.iter().filter(|(token, _)| !wishes(token)).map(|(_, held)| held);
+        batch.held = held.chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
+        batch.known_closings =
+            batch.ended_runs.iter().filter_map(|run| self.closed.get(run)).flatten().copied().collect();
+        batch.look = now >= self.last_look + LOOK_EVERY || ended.is_empty();
+        let (claim, sweep) = self.claim(&plan.room, now);
+        plan.batch.claim = claim;
+        (plan, sweep)
+    }
+
+    /// The cycle was committed.
+    async fn passed(&mut self, baton: Baton, passed: Passed, plan: Plan, size: usize, sent: Instant, sweep: bool) {
+        self.renew(baton, sent);
+        if plan.batch.look {
+            self.last_look = sent;
+        }
+        self.grant(&plan);
+        self.unreadable.clear();
+        let claimed = passed.new.iter().filter(|(_, seq)| seq.is_some()).count();
+        self.note_claim(&plan.batch.claim, claimed, sent, sweep);
+        for (claimed, seq) in &passed.new {
+            if let Some(seq) = seq {
+                self.low.claimed(claimed.step.queue_id, claimed.step.queue_priority(), *seq, passed.at);
+            }
+        }
+        self.shared.metrics.cycle(sent.elapsed(), size, claimed, plan.batch.ready.len());
+        self.tell_of_ready(&plan.batch.ready, passed.joins_enqueued);
+        let finished: Vec<Finished> = self.finished.drain(..size).collect();
+        self.count(&finished, &plan, &passed);
+        let mut new = self.continued(plan, &finished, passed.at).await;
+        drop(finished);
+        new.extend(self.admit(passed.new.into_iter().map(|(claimed, _)| claimed).collect()).await);
+        self.heed(&passed.closings);
+        for held in &mut new {
+            // its run was closed while the cycle that keeps it was under way
+            held.live &= !passed.closings.iter().any(|(run, _)| *run == held.step.run_id);
+        }
+        self.take_on(new).await;
+    }
+
+    /// The cycle was committed but its answer got lost: what the baton lists is what the lane holds.
+    async fn recovered(&mut self, baton: Baton, listed: Vec<Claimed>, plan: Plan, size: usize, sent: Instant) {
+        self.renew(baton, sent);
+        self.grant(&plan);
+        self.unreadable.clear();
+        self.sweep_soon = true;
+        let finished: Vec<Finished> = self.finished.drain(..size).collect();
+        let at = listed.iter().filter_map(|claimed| claimed.step.claimed_at).max().unwrap_or_default();
+        self.count(&finished, &plan, &Passed::default());
+        let mut kept: Vec<Held> = self.continued(plan, &finished, at).await;
+        let ended: HashSet<StepKey> = listed
+            .iter()
+            .filter(|claimed| claimed.run_state.is_none_or(RunState::has_ended))
+            .map(|claimed| claimed.step.key())
+            .collect();
+        for held in &mut kept {
+            held.live = !ended.contains(&held.step.key());
+        }
+        let known: HashSet<StepKey> = self
+            .held
+            .values()
+            .chain(self.finished.iter().map(|f| &f.held))
+            .chain(&kept)
+            .map(|held| held.step.key())
+            .collect();
+        let unknown = listed.into_iter().filter(|claimed| !known.contains(&claimed.step.key())).collect();
+        let mut new = self.admit(unknown).await;
+        new.extend(kept);
+        self.take_on(new).await;
+    }
+
+    fn renew(&mut self, baton: Baton, sent: Instant) {
+        let lease = self.shared.sender.lease;
+        self.baton = Some(baton);
+        self.last_pass = sent;
+        self.lease_until = sent + lease - lease / 10;
+        self.flush = false;
+    }
+
+    /// Others may be idle: tell them of the step jobs this cycle put to the queues.
+    fn tell_of_ready(&mut self, ready: &[HeldStep], joins: i32) {
+        let mut told: Vec<i32> = Vec::new();
+        for step in ready {
+            if !told.contains(&step.queue_id) {
+                told.push(step.queue_id);
+                self.shared.tell(step.queue_id);
+            }
+        }
+        if joins > 0 {
+            for (queue_id, _) in self.spec.slots.get().iter() {
+                self.shared.tell(*queue_id);
+            }
+        }
+        self.look |= joins > 0 || !ready.is_empty();
+    }
+
+    fn count(&self, finished: &[Finished], plan: &Plan, passed: &Passed) {
+        for (finished, outcome) in finished.iter().zip(&plan.outcomes) {
+            if let (Some(metrics), Some(outcome)) = (&finished.held.metrics, outcome) {
+                let step = &finished.held.step;
+                let wait = step
+                    .claimed_at
+                    .zip(step.enqueued_at)
+                    .and_then(|(claimed, enqueued)| (claimed - enqueued).to_std().ok());
+                metrics.attempt(*outcome, wait.unwrap_or_default(), finished.duration.unwrap_or_default());
+            }
+        }
+        for ending in &plan.batch.endings {
+            if !passed.already_ended.contains(&ending.run_id) {
+                let took = run_id_time(ending.run_id).and_then(|started| (passed.at - started).to_std().ok());
+                self.shared.metrics.run_ended(&ending.workflow, ending.state, took);
+            }
+        }
+    }
+
+    /// The successors the lane keeps: held from this cycle on.
+    async fn continued(&self, plan: Plan, finished: &[Finished], at: DateTime<Utc>) -> Vec<Held> {
+        let mut kept = Vec::with_capacity(plan.batch.kept.len());
+        for (mut step, from) in plan.batch.kept.into_iter().zip(plan.kept_from) {
+            step.enqueued_at = Some(at);
+            step.claimed_at = Some(at);
+            // a join that was complete within the batch has values of several steps: they are read again
+            let before = from.and_then(|from| finished.get(from));
+            let Some(before) = before.or_else(|| finished.iter().find(|f| f.held.step.run_id == step.run_id)) else {
+                continue;
+            };
+            // nor is an output at hand that the step's edges made a failure of
+            let failed = |from| plan.outcomes.get(from) == Some(&Some(Outcome::Failed));
+            let overruled = matches!(before.ending, Ending::Completed(_)) && from.is_some_and(failed);
+            kept.push(before.continue_with(step, from.is_some() && !overruled));
+        }
+        kept
+    }
+
+    /// Make what was claimed a held step with its version at hand. A step of a version that this worker cannot read goes back, for a newer one.
+    async fn admit(&mut self, claimed: Vec<Claimed>) -> Vec<Held> {
+        let mut new = Vec::with_capacity(claimed.len());
+        for claimed in claimed {
+            match self.shared.version(claimed.step.version_id).await {
+                Some(version) => new.push(Held::new(claimed, version)),
+                None if claimed.run_state.is_some() => self.unreadable.push(claimed.step),
+                None => tracing::warn!(run_id = %claimed.step.run_id, "dropped a step job of a run that is gone"),
+            }
+        }
+        new
+    }
+
+    /// Prepare what the lane holds anew: engine steps are decided here, tasks wait for their start.
+    async fn take_on(&mut self, new: Vec<Held>) {
+        if new.is_empty() {
+            return;
+        }
+        for decided in prepare(&self.shared, new).await {
+            match decided {
+                Decided::Ended(held, ending) => self.finish(held, ending, None),
+                Decided::Start(held, start) => {
+                    self.next_token += 1;
+                    let token = self.next_token;
+                    if self.closed.contains_key(&held.step.run_id) {
+                        self.finish(held, Ending::Canceled, None);
+                        continue;
+                    }
+                    let link = LaneLink {
+                        token,
+                        mailbox: self.mailbox.clone(),
+                        output_limit: self.shared.handlers.output_limit(),
+                    };
+                    self.to_start.push(Prepared::new(link, &held, start));
+                    self.held.insert(token, held);
+                }
+            }
+        }
+    }
+
+    /// Runs were closed: tell their handlers; what finishes of them is recorded as canceled.
+    fn heed(&mut self, closings: &[(Uuid, i64)]) {
+        if closings.is_empty() && self.closed.is_empty() {
+            return;
+        }
+        let runs: HashSet<Uuid> =
+            self.held.values().chain(self.finished.iter().map(|f| &f.held)).map(|h| h.step.run_id).collect();
+        self.closed.retain(|run, _| runs.contains(run));
+        for (run, closing) in closings.iter().filter(|(run, _)| runs.contains(run)) {
+            let known = self.closed.entry(*run).or_default();
+            if !known.contains(closing) {
+                known.push(*closing);
+            }
+        }
+        for held in self.held.values().filter(|held| self.closed.contains_key(&held.step.run_id)) {
+            held.cancellation.cancel();
+        }
+        for finished in &mut self.finished {
+            if self.closed.contains_key(&finished.held.step.run_id) {
+                finished.ending = Ending::Canceled;
+            }
+        }
+    }
+
+    /// Postgres refuses what follows from the one step of this batch: the step fails for good. False when that was refused too.
+    fn isolate(&mut self, error: &sqlx::Error) -> bool {
+        let Some(finished) = self.finished.first_mut() else {
+            return false;
+        };
+        let step = &finished.held.step;
+        tracing::error!(run_id = %step.run_id, node = step.node, attempt = step.attempt, %error, "postgres refuses the result of a step");
+        let already = matches!(&finished.ending, Ending::Failed { error, .. } if error.name == error::OUTPUT_INVALID);
+        let text = format!("postgres cannot store the result: {error}");
+        finished.ending =
+            Ending::Failed { error: StepError::permanent(error::OUTPUT_INVALID, &text), retry_after: None };
+        !already
+    }
+
+    /// The lane lost its baton: whatever it held is or will be another's. Start again under a new name.
+    fn forget(&mut self, why: &str) {
+        let lost = self.held.len() + self.finished.len();
+        tracing::warn!(lost, why, "a lane drops what it holds and starts again");
+        for (_, held) in self.held.drain() {
+            held.cancellation.cancel();
+        }
+        self.finished.clear();
+        self.to_start.clear();
+        self.closed.clear();
+        self.wishes.clear();
+        self.unreadable.clear();
+        self.baton = None;
+        self.flush = false;
+        self.suspended = false;
+        self.look = true;
+        self.sweep_soon = true;
+    }
+}
+
+fn row(step: &HeldStep) -> Option<HeldRow> {
+    Some(HeldRow {
+        run_id: step.run_id,
+        frame: step.frame,
+        node: step.node,
+        kind: step.kind,
+        attempt: step.attempt,
+        claimed_at: step.claimed_at?,
+    })
+}
+
+/// When a run was started: its id (UUIDv7) begins with the milliseconds.
+fn run_id_time(run_id: Uuid) -> Option<DateTime<Utc>> {
+    let (seconds, nanos) = run_id.get_timestamp()?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+}
