@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::Path,
     process::{Command, Stdio},
@@ -28,13 +29,30 @@ impl Said {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         serde_json::from_str(&self.stdout).unwrap()
     }
+}
 
-    /// The keys of the object, sorted.
-    fn keys(value: &Value) -> Vec<&str> {
-        let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
-        keys.sort_unstable();
-        keys
+/// The objects that this output has must have the keys that `OUTPUT.md` gives for the command, and every list must have something in it.
+fn assert_documented(command: &str, output: &Value) {
+    let mut found = 0;
+    for line in include_str!("../OUTPUT.md").lines().filter(|line| line.starts_with("| `")) {
+        let [_, commands, object, keys, _] = line.split('|').map(str::trim).collect::<Vec<_>>()[..] else {
+            panic!("{line} has not three columns");
+        };
+        if !commands.split(", ").any(|it| it.trim_matches('`') == command) {
+            continue;
+        }
+        let object = match object.trim_matches('`') {
+            "" => output,
+            list if list.ends_with("[]") => &output[list.trim_end_matches("[]")][0],
+            name => &output[name],
+        };
+        let documented: BTreeSet<&str> = keys.split_whitespace().map(|key| key.trim_matches('`')).collect();
+        let object = object.as_object().unwrap_or_else(|| panic!("{command} has no such object: {line}"));
+        let printed: BTreeSet<&str> = object.keys().map(String::as_str).collect();
+        assert_eq!(printed, documented, "{line}");
+        found += 1;
     }
+    assert!(found > 0, "OUTPUT.md does not know {command}");
 }
 
 fn longshore_without_database(arguments: &[&str], stdin: &str) -> Said {
@@ -64,6 +82,13 @@ impl Shell {
 
     fn json(&self, arguments: &[&str]) -> Value {
         self.run(&[arguments, &["-o", "json"]].concat()).json()
+    }
+
+    /// What a command prints, which must be as documented for `command`.
+    fn documented(&self, command: &str, more: &[&str]) -> Value {
+        let output = self.json(&[&command.split(' ').collect::<Vec<_>>(), more].concat());
+        assert_documented(command, &output);
+        output
     }
 
     fn code(&self, arguments: &[&str]) -> (Option<i32>, String) {
@@ -96,18 +121,18 @@ async fn every_command_does_what_it_says_and_its_json_has_the_documented_keys() 
     assert_eq!(stage.metrics().len(), 2);
     let shell = Shell { url: stage.url().to_owned() };
 
-    let status = shell.json(&["migrate", "status"]);
-    assert_eq!(Said::keys(&status), ["current", "functions", "migrations", "unknown"]);
+    let status = shell.documented("migrate status", &[]);
     assert_eq!(status["current"], true);
-    assert_eq!(shell.json(&["migrate", "up"])["applied"], json!([]));
+    assert_eq!(shell.documented("migrate up", &[])["applied"], json!([]));
+    assert!(shell.documented("migrate sql", &[])["sql"].as_str().unwrap().contains("create table"));
 
     definitions_are_published_once(&shell);
     runs_are_started_and_watched(&shell);
     a_run_that_is_not_finished_is_explained_and_canceled(&shell);
 
-    let report = shell.json(&["doctor", "--strict"]);
-    assert_eq!(Said::keys(&report["checks"][0]), ["examples", "found", "name", "promise", "says", "severity"]);
-    let pruned = shell.json(&["prune", "--older-than", "30d"]);
+    assert_eq!(shell.code(&["doctor", "--strict"]).0, Some(0));
+    shell.documented("doctor", &[]);
+    let pruned = shell.documented("prune", &["--older-than", "30d"]);
     assert_eq!(pruned, json!({"runs": 0, "attempts": 0, "partitions": 0}));
     assert_eq!(stage.stop(std::time::Duration::from_secs(20)).await.unwrap(), 0, "a worker had to be killed");
 }
@@ -124,10 +149,9 @@ fn definitions_are_published_once(shell: &Shell) {
     let stdin = shell.run_with(&["workflow", "apply", "-"], &definition("slow", 3600.0).to_string());
     assert_eq!((stdin.code, stdin.stdout.trim()), (Some(0), "slow version 1 created"), "{}", stdin.stderr);
 
-    let listed = shell.json(&["workflow", "list"]);
-    assert_eq!(Said::keys(&listed["workflows"][0]), ["nodes", "published_at", "version", "workflow"]);
-    let shown = shell.json(&["workflow", "show", "order", "--version", "1"]);
-    assert_eq!(Said::keys(&shown), ["content_hash", "definition", "published_at", "version", "workflow"]);
+    assert_documented("workflow apply", &applied);
+    shell.documented("workflow list", &[]);
+    let shown = shell.documented("workflow show", &["order", "--version", "1"]);
     assert_eq!(shown["definition"]["nodes"][0]["id"], "reserve");
     assert_eq!(shell.code(&["workflow", "show", "nothing"]).0, Some(3));
     assert_eq!(shell.code(&["workflow", "apply", "/no/such/file.json"]).0, Some(3));
@@ -136,18 +160,18 @@ fn definitions_are_published_once(shell: &Shell) {
 fn runs_are_started_and_watched(shell: &Shell) {
     let start = ["run", "start", "order", "--input", "{\"order\": 7}", "--key", "order-7"];
     let started = shell.json(&start);
-    assert_eq!(Said::keys(&started), ["created", "run_id"]);
+    assert_documented("run start", &started);
     assert_eq!(started["created"], true);
     let run_id = started["run_id"].as_str().unwrap();
     assert_eq!(shell.json(&start), json!({"run_id": run_id, "created": false}));
 
-    let watched = shell.json(&["run", "watch", run_id]);
+    let watched = shell.documented("run watch", &[run_id]);
     assert_eq!((&watched["run"]["state"], &watched["run"]["output"]), (&json!("completed"), &json!(7)));
-    let shown = shell.json(&["run", "show", run_id, "--attempts"]);
-    assert_eq!(Said::keys(&shown), ["attempts", "run", "steps"]);
+    let shown = shell.documented("run show --attempts", &[run_id]);
+    assert_documented("run show", &shown);
     assert_eq!(shown["steps"][1]["state"], "completed");
     assert_eq!(shown["attempts"].as_array().map(Vec::len), Some(2));
-    let listed = shell.json(&["run", "list", "--workflow", "order", "--state", "completed"]);
+    let listed = shell.documented("run list", &["--workflow", "order", "--state", "completed"]);
     assert_eq!(listed["runs"][0]["run_id"], run_id);
 
     let (code, refusal) = shell.code(&["run", "start", "order", "--input", "{\"order\": 8}", "--key", "order-7"]);
@@ -163,9 +187,9 @@ fn runs_are_started_and_watched(shell: &Shell) {
 fn a_run_that_is_not_finished_is_explained_and_canceled(shell: &Shell) {
     let started = shell.json(&["run", "start", "slow"]);
     let run_id = started["run_id"].as_str().unwrap();
-    let explained = shell.json(&["run", "explain", run_id]);
+    let explained = shell.documented("run explain", &[run_id]);
     assert_eq!(explained["run_id"], run_id);
-    let canceled = shell.json(&["run", "cancel", run_id, "--reason", "enough"]);
+    let canceled = shell.documented("run cancel", &[run_id, "--reason", "enough"]);
     assert_eq!(canceled, json!({"run_id": run_id, "state": "canceled", "changed": true}));
     assert_eq!(shell.json(&["run", "cancel", run_id])["changed"], false);
     let (code, stderr) = shell.code(&["run", "watch", run_id]);
@@ -175,14 +199,16 @@ fn a_run_that_is_not_finished_is_explained_and_canceled(shell: &Shell) {
 #[test]
 fn definitions_are_checked_without_a_database_and_every_problem_is_named() {
     let bad = json!({"name": "b", "nodes": [{"id": "n", "type": "task"}], "edges": [["n", "m"]]}).to_string();
-    let said = longshore_without_database(&["workflow", "validate", "-", "-o", "json"], &bad);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, definition("w", 1.0).to_string()).unwrap();
+    let validate = ["workflow", "validate", file.path().to_str().unwrap(), "-", "-o", "json"];
+    let said = longshore_without_database(&validate, &bad);
     assert_eq!(said.code, Some(1));
     let checked: Value = serde_json::from_str(&said.stdout).unwrap();
-    assert_eq!(Said::keys(&checked), ["problems", "valid", "workflows"]);
+    assert_documented("workflow validate", &checked);
     let paths: Vec<&str> =
         checked["problems"].as_array().unwrap().iter().map(|problem| problem["path"].as_str().unwrap()).collect();
     assert_eq!(paths, ["nodes[0].handler", "edges[0].to"]);
-    assert_eq!(Said::keys(&checked["problems"][0]), ["file", "fix", "message", "path"]);
     let good = longshore_without_database(&["workflow", "validate", "-"], &definition("w", 1.0).to_string());
     assert_eq!((good.code, good.stdout.trim()), (Some(0), "w is valid: 2 nodes, 1 edges"));
 }

@@ -139,6 +139,7 @@ impl Books {
 impl Sum {
     fn line(self, workflow: &str) -> Line {
         let seconds = self.from.zip(self.until).map_or(0.0, |(from, until)| (until - from).as_seconds_f64());
+        let seconds = (seconds * 1000.0).round() / 1000.0;
         Line {
             workflow: workflow.to_owned(),
             runs: self.runs,
