@@ -18,7 +18,7 @@ use crate::{TestDatabase, checks};
 pub const LEASE: Duration = Duration::from_secs(3);
 
 /// Whatever a test awaits must have come by then.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// See the module.
 pub struct TestFleet {

@@ -188,14 +188,15 @@ fn unchunked(mut body: &str) -> String {
     whole
 }
 
-/// The worker's binary beside this test's, built if it is missing.
+/// The worker's binary beside this test's. Cargo brings it up to date where it is missing or older than the test: it would be another worker's.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let test = std::env::current_exe().unwrap();
         let folder = test.parent().and_then(Path::parent).unwrap(); // target/debug/deps/test
         let binary = folder.join("longshore-worker");
-        if !binary.exists() {
+        let made = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+        if made(&binary) < made(&test) {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let mut build = Command::new(cargo);
             build
