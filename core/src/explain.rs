@@ -50,7 +50,7 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
     let ready = query(include_str!("../sql/explain/ready.sql"), run_id).bind(MAX_SHOWN).bind(MAX_AHEAD);
     let (mut ready, ready_total) = shown(&ready.fetch_all(&mut *conn).await?, ready_row)?;
     let delayed = query(include_str!("../sql/explain/delayed.sql"), run_id).bind(MAX_SHOWN);
-    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| delayed_row(row, run_at))?;
+    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| delayed_row(row, state, run_at))?;
     let held = query(include_str!("../sql/explain/held.sql"), run_id).bind(MAX_SHOWN).bind(WORKER_SILENT_SECONDS);
     let (held, held_total) = shown(&held.fetch_all(&mut *conn).await?, |row| held_row(row, now))?;
 
@@ -122,7 +122,7 @@ fn ready_row(row: &PgRow) -> Result<Ready, sqlx::Error> {
     })
 }
 
-fn delayed_row(row: &PgRow, run_at: Option<DateTime<Utc>>) -> Result<Delayed, sqlx::Error> {
+fn delayed_row(row: &PgRow, run: RunState, run_at: Option<DateTime<Utc>>) -> Result<Delayed, sqlx::Error> {
     let work = Work::from_kind(row.try_get("kind")?);
     let due_at: DateTime<Utc> = row.try_get("due_at")?;
     let last: Option<i16> = row.try_get("last_outcome")?;
@@ -134,6 +134,7 @@ fn delayed_row(row: &PgRow, run_at: Option<DateTime<Utc>>) -> Result<Delayed, sq
             error: row.try_get("last_error")?,
         },
         None if run_at.is_some_and(|run_at| (due_at - run_at).abs() < SLACK) => Delay::RunAt,
+        _ if run == RunState::Paused => Delay::Paused,
         _ => Delay::PutBack,
     };
     Ok(Delayed {

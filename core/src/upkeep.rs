@@ -35,11 +35,13 @@ pub struct Tick {
 
 type TickRow = (bool, i32, i32, Option<i64>, Option<Vec<i32>>, Option<Vec<i32>>, Option<Vec<i32>>, bool, bool, i64);
 
-/// Heartbeat, timers, and a look at what else there is to do: one statement. Safe to call again.
+/// Heartbeat, timers, and a look at what else there is to do: one statement. `marks` has four low-water marks for each queue, one for each priority;
+/// 0 looks from the start. Safe to call again.
 pub async fn tick(
     connection: &mut PgConnection,
     worker_id: Uuid,
     queues: &[i32],
+    marks: &[i64],
     promote: i32,
 ) -> Result<Tick, sqlx::Error> {
     let (known, live, promoted, next_due_us, promoted_queues, ready, solo, expired, closings, took_us): TickRow =
@@ -47,6 +49,7 @@ pub async fn tick(
             .bind(SHARD)
             .bind(worker_id)
             .bind(queues)
+            .bind(marks)
             .bind(promote)
             .fetch_one(connection)
             .await?;

@@ -52,6 +52,7 @@ impl Dag {
 
     /// What must be true of a completed run of this graph, whatever happened to the workers meanwhile.
     pub async fn assert_ran_once(&self, fleet: &TestFleet, run: Uuid) {
+        fleet.database.execute("analyze").await; // or these joins take minutes
         let (tasks, edges) = (self.graph.tasks() as i64, self.graph.edges() as i64);
         let ask = async |what: &str, sql: &str, expected: i64| {
             let found: i64 = fleet.ask(sql, run).await;

@@ -44,7 +44,8 @@ async fn the_same_content_is_the_same_version_however_it_is_spelled() {
 async fn nodes_edges_and_queues_are_rows() {
     let database = TestDatabase::new().await;
     publish(&database, &order()).await;
-    let nodes: Vec<(i32, String, String, Option<String>, String, i32, i32)> = sqlx::query_as(
+    type Row = (i32, String, String, Option<String>, String, i32, i32);
+    let nodes: Vec<Row> = sqlx::query_as(
         "select node, id, type, handler, q.name, indegree, join_need from longshore.workflow_nodes n join longshore.queues q using (queue_id) order by node",
     )
     .fetch_all(&database.pool)

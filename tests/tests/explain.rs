@@ -352,12 +352,18 @@ async fn a_stuck_run_says_where_it_broke_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_says_so_and_a_run_that_does_not_exist_has_no_answer() {
-    let fleet = TestFleet::publish([dag("w", "a", "")]).await;
+    let mut fleet = TestFleet::publish([dag("w", "a", "")]).await;
     let run = fleet.start("w", json!({})).await;
     fleet.database.execute("update longshore.workflow_runs set state = 2").await;
     let answer = why(&fleet, run).await;
     assert_eq!((answer.state, answer.stuck, answer.ready_total), (RunState::Paused, false, 1));
     says(&answer, "paused, started ");
+    fleet.work(4).await;
+    fleet.until("select exists (select from longshore.step_delayed)").await;
+    let answer = why(&fleet, run).await;
+    assert_eq!((answer.state, &answer.delayed[0].delay), (RunState::Paused, &Delay::Paused));
+    says(&answer, ": the run is paused");
+    fleet.drain().await;
     let mut connection = fleet.database.pool.acquire().await.unwrap();
     assert_eq!(explain::explain(&mut connection, Uuid::new_v4()).await.unwrap(), None);
     drop(connection);

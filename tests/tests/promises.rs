@@ -593,3 +593,36 @@ async fn promise_11_running_handlers_are_told_however_busy_their_lane_is() {
     }
     fleet.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checks_of_every_fleet_bite() {
+    let mut fleet = TestFleet::publish([longshore_tests::fleet::fan("w", 3)]).await;
+    fleet.work(10).await;
+    let (run, _) = fleet.complete("w", json!({"n": 1})).await;
+    fleet.drain().await;
+    let attempts = "longshore.execution_step_attempts";
+    let damages = [
+        ("2: one attempt", format!("insert into {attempts} select run_id, frame, node, 2, duration_ms, lane_id, enqueued_at, claimed_at, finished_at, shard, outcome,
+            output, error from {attempts} where node = 1")),
+        ("3: attempts are numbered", format!("update {attempts} set attempt = 2 where node = 1")),
+        ("4: a skipped node", format!("update {attempts} set attempt = 0, outcome = 5, output = null, error = '{{}}' where node = 1")),
+        ("4: no step began", format!("update {attempts} set claimed_at = claimed_at - interval '1 s' where node = 4")),
+        ("4: a join began", format!("update {attempts} set outcome = 2, output = null, error = '{{}}' where node in (1, 2, 3)")),
+        ("4: a completed run", format!("delete from {attempts} where node = 2")),
+        ("1: a live run", "update longshore.workflow_runs set state = 1, finished_at = null, output = null".to_owned()),
+        ("1: nothing is left", "insert into longshore.step_ready (run_id, version_id, queue_id, node, attempt, shard, priority, kind)
+            select run_id, version_id, 1, 0, 2, 0, 1, 0 from longshore.workflow_runs".to_owned()),
+    ];
+    for (check, damage) in damages {
+        let mut tx = fleet.database.pool.begin().await.unwrap();
+        sqlx::raw_sql(&damage).execute(&mut *tx).await.unwrap();
+        let broken = checks::broken_in(&mut tx).await;
+        assert!(
+            broken.iter().any(|broken| broken.contains(check) && broken.contains(&run.to_string())),
+            "{check}: {broken:#?}"
+        );
+        tx.rollback().await.unwrap();
+    }
+    assert_eq!(checks::broken(&fleet.database.pool).await, [""; 0]);
+    fleet.finish().await;
+}

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use longshore_core::attempt::Ending;
 use longshore_core::cycle::Baton;
 use longshore_core::fleet;
-use longshore_core::queue::{HeldStep, LowWater};
+use longshore_core::queue::HeldStep;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -55,7 +55,6 @@ pub(crate) struct Lane {
     finished: Vec<Finished>,
     /// Closings of runs of which the lane holds steps.
     closed: HashMap<Uuid, Vec<i64>>,
-    low: LowWater,
     /// Until when the lease surely stands, by this process's monotonic clock.
     lease_until: Instant,
     last_pass: Instant,
@@ -108,14 +107,14 @@ impl Lane {
             to_start: Vec::new(),
             finished: Vec::new(),
             closed: HashMap::new(),
-            low: LowWater::default(),
             lease_until: now,
             last_pass: now,
             last_look: now,
             last_claim: now,
+            // with marks at 0 the first claim looks from the start anyway
             look: true,
             claim_after: now,
-            sweep_soon: true,
+            sweep_soon: false,
             backlog: false,
             flush: false,
             wishes: Vec::new(),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use longshore_core::cycle::Sender;
 use longshore_core::notify::Notifier;
 use longshore_core::pacing::Pacing;
+use longshore_core::queue::LowWater;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) versions: Versions,
     pub(crate) metrics: Metrics,
     pub(crate) sweeps: Sweeps,
+    /// Where claims start to look.
+    pub(crate) marks: Mutex<LowWater>,
     /// Handlers run here, on the application's own runtime; lanes do not.
     pub(crate) runtime: Handle,
     /// Claim nothing more; finish what is held.

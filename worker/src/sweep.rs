@@ -1,5 +1,5 @@
 //! When a worker looks again from the start of its queues. A claim looks above its low-water mark only, so a row whose insert was committed late
-//! lies below it; a sweep finds it. Under a pinned snapshot a sweep walks over dead rows: its pace bounds that to a twentieth of the time, as long as one takes less than 50 ms.
+//! lies below it; a sweep finds it. Under a pinned snapshot a sweep walks over dead rows: its pace bounds that to a twentieth of the time, as long as one takes less than 100 ms.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ const AT_LEAST_EVERY: Duration = Duration::from_millis(500);
 /// A lane that found nothing above its marks may sweep this soon after the last sweep.
 const SOON: Duration = Duration::from_millis(20);
 
-/// How long to rest after a look that took so long: a twentieth of the time goes to looking, but within a second there is another look, unless
-/// looking alone takes a quarter of that.
+/// How long to rest after a look that took so long: a twentieth of the time goes to looking, but within two seconds there is another look, unless
+/// looking alone takes half a second.
 pub(crate) fn rest_after(took: Duration) -> Duration {
-    (took * 20).min(Duration::from_secs(1)).max(took * 4)
+    (took * 20).min(Duration::from_secs(2)).max(took * 4)
 }
 
 /// The pace of sweeps of one worker: one lane at a time.

@@ -2,12 +2,13 @@
 //! lane) or for the fleet (take back the steps of a dead lane, settle closed runs). The ticks of a fleet spread, so that an idle one of any size
 //! costs Postgres about the same.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use longshore_core::fleet::{self, Registration};
 use longshore_core::pacing::Pacing;
+use longshore_core::queue::PRIORITIES;
 use longshore_core::upkeep::{self, Settling, Tick};
 use longshore_core::{notify, sample};
 use sqlx::PgPool;
@@ -71,13 +72,18 @@ impl Upkeep {
     /// Tick until the worker has left.
     pub(crate) async fn run(mut self) {
         let mut settling = Settling::default();
+        let mut from_start = Instant::now();
         let mut pacing = Pacing::reconnect();
         let (mut backstop, mut sampled, mut discovered) = (Instant::now(), Instant::now(), Instant::now());
         loop {
             let began = Instant::now();
-            let pause = match self.tick(&mut settling).await {
+            let full = began >= from_start;
+            let pause = match self.tick(&mut settling, full).await {
                 Ok(tick) => {
                     pacing.reset();
+                    if full {
+                        from_start = began + rest_after(tick.took);
+                    }
                     let period = (TICK * tick.live.max(1)).min(LONGEST_TICK);
                     self.health.upkeep_ok(period.max(Duration::from_secs(5)));
                     if self.all.is_some() && began >= discovered + NEW_QUEUES {
@@ -92,7 +98,7 @@ impl Upkeep {
                         sampled = began;
                         self.sample().await;
                     }
-                    next_tick(&tick, period)
+                    next_tick(&tick, period, full)
                 }
                 Err(error) => {
                     tracing::warn!(%error, "upkeep found no database, trying again");
@@ -106,14 +112,16 @@ impl Upkeep {
         }
     }
 
-    async fn tick(&self, settling: &mut Settling) -> Result<Tick, sqlx::Error> {
+    /// One tick; a full one looks for step jobs from the start of the queues, the others above the lanes' marks.
+    async fn tick(&self, settling: &mut Settling, full: bool) -> Result<Tick, sqlx::Error> {
         let began = Instant::now();
         let mut connection = self.pool.acquire().await?;
         self.shared.metrics.pool_wait(began.elapsed());
         let occupied = self.shared.occupied.load(Ordering::Relaxed);
         let slots = usize::try_from(self.registration.slots).unwrap_or(0);
         self.shared.metrics.slots(occupied, slots.saturating_sub(occupied));
-        let tick = upkeep::tick(&mut connection, self.registration.worker_id, &self.queues, PROMOTE).await?;
+        let marks = self.marks(full);
+        let tick = upkeep::tick(&mut connection, self.registration.worker_id, &self.queues, &marks, PROMOTE).await?;
         if !tick.known && !self.shared.draining.is_cancelled() {
             fleet::register(&mut connection, &self.registration).await?;
         }
@@ -121,7 +129,7 @@ impl Upkeep {
             self.shared.tell(*queue_id);
         }
         if !tick.ready.is_empty() {
-            self.lanes.normal.iter().for_each(|lane| lane.sweep());
+            self.lanes.normal.iter().for_each(|lane| if full { lane.sweep() } else { lane.hint() });
         }
         if !tick.solo.is_empty() {
             self.lanes.solo.sweep();
@@ -133,6 +141,16 @@ impl Upkeep {
             settling.step(&mut connection).await?;
         }
         Ok(tick)
+    }
+
+    fn marks(&self, full: bool) -> Vec<i64> {
+        let marks = self.shared.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = |(queue_id, priority): (i32, i16)| if full { 0 } else { marks.get(queue_id, priority) };
+        self.queues
+            .iter()
+            .flat_map(|queue_id| PRIORITIES.map(move |priority| (*queue_id, priority)))
+            .map(mark)
+            .collect()
     }
 
     async fn reap(&self, connection: &mut sqlx::PgConnection, scan: bool) -> Result<(), sqlx::Error> {
@@ -161,7 +179,7 @@ impl Upkeep {
             all.alone.add(queue_id, 1);
             self.queues.push(queue_id);
             self.registration.queues.push(name.clone());
-            let mut names = self.shared.queue_names.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut names = self.shared.queue_names.write().unwrap_or_else(PoisonError::into_inner);
             names.insert(queue_id, name);
         }
         if served == self.queues.len() {
@@ -205,12 +223,13 @@ impl Upkeep {
 }
 
 /// When to tick again: by the period, when the next timer is due, at once when more timers are due; but a tick that took long (a pinned snapshot
-/// makes it walk over dead rows) rests first.
-fn next_tick(tick: &Tick, period: Duration) -> Duration {
+/// makes it walk over dead timers) rests first. A full one took long for its look, which has a pace of its own.
+fn next_tick(tick: &Tick, period: Duration, full: bool) -> Duration {
     let more = tick.promoted >= PROMOTE.unsigned_abs();
     let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
     let period = period.mul_f64(rand::random_range(0.8..1.2));
-    due.map_or(period, |due| due.min(period)).max(rest_after(tick.took)).max(Duration::from_millis(2))
+    let rest = if full { Duration::ZERO } else { rest_after(tick.took) };
+    due.map_or(period, |due| due.min(period)).max(rest).max(Duration::from_millis(2))
 }
 
 /// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
@@ -237,7 +256,7 @@ async fn listen_once(
     pacing.reset();
     loop {
         let hint = listener.recv().await?;
-        let names = shared.queue_names.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let names = shared.queue_names.read().unwrap_or_else(PoisonError::into_inner);
         for (queues, wake) in wakes {
             if queues.get().iter().any(|(id, _)| names.get(id).is_some_and(|name| name == hint.payload())) {
                 wake.hint();
@@ -267,14 +286,14 @@ mod tests {
 
     #[test]
     fn a_tick_comes_when_the_next_timer_is_due() {
-        let pause = next_tick(&tick(Some(Duration::from_millis(100)), 0, Duration::from_millis(1)), TICK);
+        let pause = next_tick(&tick(Some(Duration::from_millis(100)), 0, Duration::from_millis(1)), TICK, false);
         assert_eq!(pause, Duration::from_millis(102));
-        assert!(next_tick(&tick(None, 1000, Duration::ZERO), TICK) <= Duration::from_millis(2));
-        assert!(next_tick(&tick(None, 0, Duration::ZERO), TICK) >= Duration::from_millis(400));
+        assert!(next_tick(&tick(None, 1000, Duration::ZERO), TICK, false) <= Duration::from_millis(2));
+        assert!(next_tick(&tick(None, 0, Duration::ZERO), TICK, false) >= Duration::from_millis(400));
     }
 
     #[test]
     fn slow_ticks_rest() {
-        assert_eq!(next_tick(&tick(None, 1000, Duration::from_millis(40)), TICK), Duration::from_millis(800));
+        assert_eq!(next_tick(&tick(None, 1000, Duration::from_millis(40)), TICK, false), Duration::from_millis(800));
     }
 }

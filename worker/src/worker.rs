@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -236,6 +236,7 @@ impl WorkerBuilder {
             versions: Versions::new(pool.clone()),
             metrics,
             sweeps: Sweeps::default(),
+            marks: Mutex::default(),
             runtime: application,
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),

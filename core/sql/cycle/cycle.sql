@@ -115,24 +115,28 @@ begin
             end loop;
         end loop;
     end if;
-    for q in select t.run_id, t.frame, t.node from unnest(g_run, g_frame, g_node) t (run_id, frame, node) loop
-        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and j.frame = q.frame and j.node = q.node;
-    end loop;
+    if cardinality(g_run) > 0 then
+        for q in select t.run_id, t.frame, t.node from unnest(g_run, g_frame, g_node) t (run_id, frame, node) loop
+            delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and j.frame = q.frame and j.node = q.node;
+        end loop;
+    end if;
 
-    for q in select t.run_id, t.state, t.output, t.error, t.announce
-             from unnest(z_run, z_state, z_output, z_error, z_close) t (run_id, state, output, error, announce) loop
-        update workflow_runs w set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = now()
-        where w.shard = p_shard and w.run_id = q.run_id and w.state in (1, 2);
-        if not found then
-            tag := 'm'; run_id := q.run_id;
-            return next;
-        elsif q.announce then
-            insert into closed (shard, run_id) values (p_shard, q.run_id) returning close_id into v_close;
-            tag := 'x'; run_id := q.run_id; seq := v_close;
-            return next;
-            seq := null;
-        end if;
-    end loop;
+    if cardinality(z_run) > 0 then
+        for q in select t.run_id, t.state, t.output, t.error, t.announce
+                 from unnest(z_run, z_state, z_output, z_error, z_close) t (run_id, state, output, error, announce) loop
+            update workflow_runs w set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = now()
+            where w.shard = p_shard and w.run_id = q.run_id and w.state in (1, 2);
+            if not found then
+                tag := 'm'; run_id := q.run_id;
+                return next;
+            elsif q.announce then
+                insert into closed (shard, run_id) values (p_shard, q.run_id) returning close_id into v_close;
+                tag := 'x'; run_id := q.run_id; seq := v_close;
+                return next;
+                seq := null;
+            end if;
+        end loop;
+    end if;
 
     if cardinality(a_run) > 0 then
         insert into execution_step_attempts (shard, run_id, frame, node, attempt, outcome, lane_id, enqueued_at, claimed_at, finished_at, duration_ms, output, error)

@@ -26,7 +26,7 @@ begin
         end if;
     end loop;
     select array_agg(distinct h.run_id) into v_held
-    from lanes l, unnest(l.run_ids) h (run_id) where l.shard = p_shard and h.run_id = any (p_runs);
+    from (select unnest(l.run_ids) as run_id from lanes l where l.shard = p_shard) h where h.run_id = any (p_runs);
     for q in select t.run_id, t.close_id from unnest(p_runs, p_closes) t (run_id, close_id) order by t.run_id, t.close_id loop
         -- one settler per closing: the others skip it
         perform from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = q.close_id for update skip locked;

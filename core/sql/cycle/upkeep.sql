@@ -1,8 +1,9 @@
 -- What a worker asks at each tick, in one statement: its heartbeat, the timers that are due, and what else there is to do.
 -- Returns one row: known = false when the worker's row is gone (register again); live = workers with a heartbeat in the last 30 s;
--- ready, solo = the queues (of p_queues) with step jobs to claim, and with step jobs that must be alone in their lane;
+-- ready, solo = the queues (of p_queues) with step jobs to claim above their marks (p_lows: for each queue the marks of priorities 0 to 3; 0 looks
+-- from the start, which walks over dead rows under a pinned snapshot), and with step jobs that must be alone in their lane;
 -- expired = a registered lane's lease is over; closings = something awaits settling; took_us = how long looking took here, in microseconds.
-create or replace function longshore.upkeep(p_shard smallint, p_worker uuid, p_queues int[], p_promote int)
+create or replace function longshore.upkeep(p_shard smallint, p_worker uuid, p_queues int[], p_lows bigint[], p_promote int)
 returns table (known boolean, live int, promoted int, next_due_us bigint, promoted_queues int[], ready int[], solo int[], expired boolean, closings boolean, took_us bigint)
 language plpgsql volatile
 set search_path = longshore, pg_temp
@@ -21,9 +22,11 @@ begin
     select count(*) into live from workers w where w.heartbeat_at > now() - interval '30 s';
     -- scalar subqueries, not exists, and in the claim's order: planned while the table was empty, a semi-join or a scan of the index by run reads
     -- the whole backlog
-    select array_agg(q.queue_id) into ready from unnest(p_queues) q (queue_id)
-    where (select true from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 0 and 3
-           order by r.priority, r.seq limit 1);
+    select array_agg(q.queue_id) into ready from unnest(p_queues) with ordinality q (queue_id, o)
+    where exists (select from generate_series(0, 3) p (priority)
+        where (select true from step_ready r
+               where r.shard = p_shard and r.queue_id = q.queue_id and r.priority = p.priority and r.seq > p_lows[(q.o - 1) * 4 + p.priority + 1]
+               order by r.seq limit 1));
     select array_agg(q.queue_id) into solo from unnest(p_queues) q (queue_id)
     where (select true from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 16 and 19
            order by r.priority, r.seq limit 1);

@@ -87,6 +87,8 @@ pub enum Delay {
     },
     /// A worker that does not know the handler put it back.
     PutBack,
+    /// The run is paused: a worker looks at the step again then.
+    Paused,
 }
 
 /// A step job that is due later.

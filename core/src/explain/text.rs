@@ -147,6 +147,7 @@ impl Display for Line<'_, Delayed> {
         match &step.delay {
             Delay::RunAt => write!(f, ": the run was asked to start then"),
             Delay::DelayNode => write!(f, ": a delay node"),
+            Delay::Paused => write!(f, ": the run is paused"),
             Delay::PutBack => {
                 write!(f, ": put back by a worker that does not know")?;
                 match &step.handler {

@@ -1,5 +1,6 @@
 //! When a lane claims, how much and from where: its free slots, the low-water marks, and the pace when it found too little.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::{self, Room};
@@ -54,13 +55,14 @@ impl Lane {
             return (Claim::default(), false);
         }
         let serves = self.spec.slots.get();
+        let marks = self.shared.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sources = Vec::with_capacity(4 * serves.len());
         for priority in PRIORITIES {
             let priority = priority + if self.spec.solo { SOLO } else { 0 };
             for (queue_id, _) in serves.iter() {
                 let limit = room.slots.get(queue_id).copied().unwrap_or(0).min(free);
                 if limit > 0 {
-                    let low = if sweep { 0 } else { self.low.get(*queue_id, priority) };
+                    let low = if sweep { 0 } else { marks.get(*queue_id, priority) };
                     sources.push(Source { queue_id: *queue_id, priority, low, limit });
                 }
             }

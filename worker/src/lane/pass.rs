@@ -1,6 +1,7 @@
 //! Passing the baton: the plan of a cycle, its answer, and what the lane holds then.
 
 use std::collections::HashSet;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -119,9 +120,12 @@ impl Lane {
         self.unreadable.clear();
         let claimed = passed.new.iter().filter(|(_, seq)| seq.is_some()).count();
         self.note_claim(&plan.batch.claim, claimed, sent, sweep);
-        for (claimed, seq) in &passed.new {
-            if let Some(seq) = seq {
-                self.low.claimed(claimed.step.queue_id, claimed.step.queue_priority(), *seq, passed.at);
+        if claimed > 0 {
+            let mut marks = self.shared.marks.lock().unwrap_or_else(PoisonError::into_inner);
+            for (claimed, seq) in &passed.new {
+                if let Some(seq) = seq {
+                    marks.claimed(claimed.step.queue_id, claimed.step.queue_priority(), *seq, passed.at);
+                }
             }
         }
         self.shared.metrics.cycle(sent.elapsed(), size, claimed, plan.batch.ready.len());

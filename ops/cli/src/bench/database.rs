@@ -88,7 +88,7 @@ impl Scratch {
     }
 
     async fn on_cluster(&self, sql: &str) -> Result<()> {
-        let mut connection = PgConnection::connect_with(&self.cluster).await?;
+        let mut connection = PgConnection::connect_with(&self.cluster).await.context("cannot connect to Postgres")?;
         sqlx::raw_sql(&sql.replace("{name}", &self.name)).execute(&mut connection).await?;
         Ok(connection.close().await?)
     }
