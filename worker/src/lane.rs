@@ -64,8 +64,10 @@ pub(crate) struct Lane {
     /// Claim when there are slots; without it the lane looks only in passing, after `claim_after`.
     look: bool,
     claim_after: Instant,
-    /// The next claim is to start from 0.
+    /// The next claim is to start from 0, as soon as the pace of sweeps allows.
     sweep_soon: bool,
+    /// The last claim found less than it had slots for: nothing is known to lie above the marks.
+    dry: bool,
     /// The last claim found all it had asked for: others may be waiting.
     backlog: bool,
     /// The finished steps waited long enough for company.
@@ -115,6 +117,7 @@ impl Lane {
             look: true,
             claim_after: now,
             sweep_soon: false,
+            dry: false,
             backlog: false,
             flush: false,
             wishes: Vec::new(),
@@ -276,6 +279,7 @@ impl Lane {
             () = self.mailbox.filled(1) => {}
             () = self.wake.notify.notified() => {
                 self.look = true;
+                self.dry = false;
                 self.sweep_soon = self.wake.sweep.swap(false, Ordering::AcqRel);
             }
             () = tokio::time::sleep_until(until.into()) => {}

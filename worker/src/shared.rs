@@ -10,6 +10,7 @@ use longshore_core::notify::Notifier;
 use longshore_core::pacing::Pacing;
 use longshore_core::queue::LowWater;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     /// Leave at once; what is held is reclaimed when its lease is over.
     pub(crate) abandon: CancellationToken,
     pub(crate) notifier: Notifier,
+    /// A lane set a timer.
+    pub(crate) timer_set: Notify,
     /// Slots with a running handler, over all lanes.
     pub(crate) occupied: AtomicUsize,
     /// The lanes that run, private ones too.

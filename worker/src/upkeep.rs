@@ -13,7 +13,6 @@ use longshore_core::upkeep::{self, Settling, Tick};
 use longshore_core::{notify, sample};
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
-use tokio::sync::Notify;
 
 use crate::http::Health;
 use crate::lane::{Serves, Wake};
@@ -25,6 +24,9 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// However large the fleet, a worker ticks at least this often (heartbeats count as live for 30 s).
 const LONGEST_TICK: Duration = Duration::from_secs(10);
+
+/// Timers set within this time of each other share a tick.
+const TIMERS_TOGETHER: Duration = Duration::from_millis(20);
 
 /// Timers promoted by one tick.
 const PROMOTE: i32 = 1000;
@@ -64,8 +66,6 @@ pub(crate) struct Upkeep {
     pub(crate) queues: Vec<i32>,
     pub(crate) lanes: Lanes,
     pub(crate) health: Health,
-    /// Tick now.
-    pub(crate) hurry: Arc<Notify>,
 }
 
 impl Upkeep {
@@ -74,7 +74,7 @@ impl Upkeep {
         let mut settling = Settling::default();
         let mut from_start = Instant::now();
         let mut pacing = Pacing::reconnect();
-        let (mut backstop, mut sampled, mut discovered) = (Instant::now(), Instant::now(), Instant::now());
+        let (mut backstop, mut sampled, mut discovered) = (Instant::now(), None, Instant::now());
         loop {
             let began = Instant::now();
             let full = began >= from_start;
@@ -94,8 +94,8 @@ impl Upkeep {
                         backstop = began;
                         self.backstop().await;
                     }
-                    if began >= sampled + SAMPLE * tick.live.max(1) || sampled == backstop {
-                        sampled = began;
+                    if sampled.is_none_or(|sampled| began >= sampled + SAMPLE * tick.live.max(1)) {
+                        sampled = Some(began);
                         self.sample().await;
                     }
                     next_tick(&tick, period, full)
@@ -107,7 +107,8 @@ impl Upkeep {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.hurry.notified() => {}
+                // a timer was set that may be due before the tick; many at once cost one look
+                () = self.shared.timer_set.notified() => tokio::time::sleep(TIMERS_TOGETHER).await,
             }
         }
     }

@@ -242,6 +242,7 @@ impl WorkerBuilder {
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             notifier: Notifier::start(pool.clone()),
+            timer_set: Notify::new(),
             lanes: TaskTracker::new(),
             occupied: AtomicUsize::new(0),
             queue_names: RwLock::new(known.into_iter().collect()),
@@ -265,7 +266,6 @@ impl WorkerBuilder {
         let alone = Serves::new(slots.iter().map(|(id, _)| (*id, 1)).collect());
         let solo = open(&shared, LaneSpec { slots: alone.clone(), solo: true, private: false });
         let queues: Vec<i32> = slots.iter().map(|(id, _)| *id).collect();
-        let hurry = Arc::new(Notify::new());
         let system = if self.system_lane {
             let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
             let options = database::options(&self.url)?;
@@ -284,7 +284,6 @@ impl WorkerBuilder {
             lanes: Lanes { normal: wakes, solo },
             all: self.all_queues.map(|slots| AllQueues { serves, alone: alone.clone(), slots: share_of(slots, lanes) }),
             health: health.clone(),
-            hurry,
         };
         tokio::spawn(upkeep.run());
         health.started();
@@ -452,6 +451,9 @@ impl Worker {
             tracing::debug!(?ended, "the system lane ended");
         }
         self.served.cancel();
+        let closed = async { tokio::join!(self.shared.sender.pool.close(), self.pool.close()) };
+        let closed = tokio::time::timeout(Duration::from_secs(1), closed).await;
+        tracing::debug!(?closed, "closed the connections");
         tracing::info!("left the fleet");
     }
 }

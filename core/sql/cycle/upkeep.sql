@@ -23,10 +23,12 @@ begin
     -- scalar subqueries, not exists, and in the claim's order: planned while the table was empty, a semi-join or a scan of the index by run reads
     -- the whole backlog
     select array_agg(q.queue_id) into ready from unnest(p_queues) with ordinality q (queue_id, o)
-    where exists (select from generate_series(0, 3) p (priority)
-        where (select true from step_ready r
-               where r.shard = p_shard and r.queue_id = q.queue_id and r.priority = p.priority and r.seq > p_lows[(q.o - 1) * 4 + p.priority + 1]
-               order by r.seq limit 1));
+    where (select true from generate_series(0, 3) p (priority),
+               lateral (select from step_ready r
+                        where r.shard = p_shard and r.queue_id = q.queue_id and r.priority = p.priority
+                          and r.seq > p_lows[(q.o - 1) * 4 + p.priority + 1]
+                        order by r.seq limit 1) k
+           limit 1);
     select array_agg(q.queue_id) into solo from unnest(p_queues) q (queue_id)
     where (select true from step_ready r where r.shard = p_shard and r.queue_id = q.queue_id and r.priority between 16 and 19
            order by r.priority, r.seq limit 1);

@@ -48,7 +48,7 @@ impl Lane {
             return (Claim::default(), false);
         }
         let sweep = self.shared.sweeps.begin(now, self.sweep_soon);
-        if self.sweep_soon && !sweep {
+        if self.dry && self.sweep_soon && !sweep {
             // nothing lies above the marks, and it is too soon to look below them
             self.look = false;
             self.claim_after = now + DRY_PAUSE;
@@ -76,9 +76,11 @@ impl Lane {
         }
         self.last_claim = now;
         self.backlog = claimed >= usize::try_from(claim.limit).unwrap_or(0);
+        self.dry = !self.backlog;
         if self.backlog {
             self.look = true;
-            self.sweep_soon = false;
+            // a look below the marks that is owed stays owed
+            self.sweep_soon &= !sweep;
         } else {
             // found less than it has slots for: look below the marks once, then rest
             self.look = !sweep;

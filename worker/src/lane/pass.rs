@@ -130,6 +130,9 @@ impl Lane {
         }
         self.shared.metrics.cycle(sent.elapsed(), size, claimed, plan.batch.ready.len());
         self.tell_of_ready(&plan.batch.ready, passed.joins_enqueued);
+        if !plan.batch.delayed.is_empty() {
+            self.shared.timer_set.notify_one();
+        }
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         self.count(&finished, &plan, &passed);
         let mut new = self.continued(plan, &finished, passed.at).await;
@@ -196,7 +199,10 @@ impl Lane {
                 self.shared.tell(*queue_id);
             }
         }
-        self.look |= joins > 0 || !ready.is_empty();
+        if joins > 0 || !ready.is_empty() {
+            self.look = true;
+            self.dry = false;
+        }
     }
 
     fn count(&self, finished: &[Finished], plan: &Plan, passed: &Passed) {
