@@ -457,7 +457,7 @@ async fn promise_10_leases_timers_and_records_carry_postgres_clock() {
     fleet
         .database
         .execute(
-            "create table clocks (what text, off interval);
+            "create table public.clocks (what text, off interval);
              create function public.note() returns trigger language plpgsql set search_path = public as $$
              begin
                  case tg_table_name
@@ -481,7 +481,7 @@ async fn promise_10_leases_timers_and_records_carry_postgres_clock() {
     fleet.all_ended().await;
     fleet.drain().await;
     let off: Vec<(String, i64, i64)> = sqlx::query_as(
-        "select what, count(*), count(*) filter (where off <> interval '0') from clocks group by what order by what",
+        "select what, count(*), count(*) filter (where off <> interval '0') from public.clocks group by what order by what",
     )
     .fetch_all(&fleet.database.pool)
     .await
