@@ -89,9 +89,16 @@ impl TestFleet {
         self.workers.remove(0).until(std::future::ready(())).await;
     }
 
-    /// End the worker that was started first as a crash would: others take its steps back when the lease is over.
-    pub fn crash_first(&mut self) {
-        drop(self.workers.remove(0));
+    /// End the worker that holds a step of this run as a crash would, once one does: others take its steps back when the lease is over.
+    pub async fn crash_holder(&mut self, run: Uuid) {
+        self.until(&format!("select exists (select from longshore.step_leases where run_id = '{run}')")).await;
+        let holder: Uuid = sqlx::query_scalar("select worker_id from longshore.step_leases where run_id = $1 limit 1")
+            .bind(run)
+            .fetch_one(&self.database.pool)
+            .await
+            .unwrap();
+        let at = self.workers.iter().position(|worker| worker.id() == holder).expect("the holder is one of the fleet");
+        drop(self.workers.remove(at));
     }
 
     /// End all workers as a crash would: what they held stays held until somebody takes it back. Returns when Postgres is quiet.

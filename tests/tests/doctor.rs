@@ -477,11 +477,17 @@ async fn each_kind_of_damage_is_found_by_the_check_for_it() {
     lived.fleet.database.drop().await;
 }
 
+/// One step that its worker holds for a while.
+fn hold() -> Value {
+    json!({"name": "hold", "nodes": [{"id": "hold", "type": "task", "handler": "sleep"}]})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_finds_nothing_broken_at_any_moment_of_a_busy_fleet() {
     let early = dag("early", "a b c d j:2 k", "a>j b>j c>j d>j j>k");
     let mut fleet =
-        TestFleet::publish([chain("chain", 6), fan("fan", 20), life("life", "10ms"), choice(), stop(), early]).await;
+        TestFleet::publish([chain("chain", 6), fan("fan", 20), life("life", "10ms"), choice(), stop(), early, hold()])
+            .await;
     for _ in 0..3 {
         fleet.add(fleet.worker().queue("default", Slots(40)).queue("warehouse", Slots(10))).await;
     }
@@ -500,7 +506,9 @@ async fn the_doctor_finds_nothing_broken_at_any_moment_of_a_busy_fleet() {
         let canceled = runs[runs.len() - 20];
         fleet.enqueuer.cancel(canceled).await.unwrap();
         if round == 4 {
-            fleet.crash_first();
+            let held = fleet.start("hold", json!({"seconds": 2.0})).await;
+            fleet.crash_holder(held).await;
+            runs.push(held);
         }
         let report = doctor::examine(&mut connection).await.unwrap();
         assert!(report.is_clean(), "in round {round}:\n{report}");
