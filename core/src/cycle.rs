@@ -224,19 +224,6 @@ impl Batch {
         self.ended_runs.sort_unstable();
         self.ended_runs.dedup();
     }
-
-    /// True when sending it would only pass the baton.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.attempts.is_empty()
-            && self.joins.is_empty()
-            && self.resolved_joins.is_empty()
-            && self.endings.is_empty()
-            && self.delayed.is_empty()
-            && self.ready.is_empty()
-            && self.private.is_empty()
-            && self.kept.is_empty()
-    }
 }
 
 /// Who sends, and for how long the baton is good.

@@ -380,21 +380,7 @@ impl ManualLane {
 
 /// A second right to end the same attempt, which only a test may make: for what the engine must refuse.
 pub fn copy(step: &HeldStep) -> HeldStep {
-    HeldStep {
-        run_id: step.run_id,
-        version_id: step.version_id,
-        frame: step.frame,
-        node: step.node,
-        kind: step.kind,
-        attempt: step.attempt,
-        failed: step.failed,
-        lost: step.lost,
-        queue_id: step.queue_id,
-        priority: step.priority,
-        solo: step.solo,
-        enqueued_at: step.enqueued_at,
-        claimed_at: step.claimed_at,
-    }
+    HeldStep { enqueued_at: step.enqueued_at, claimed_at: step.claimed_at, ..longshore_core::attempt::again(step) }
 }
 
 /// A copy of a baton: for a cycle that is sent again though it happened, or by a lane that lost it.
