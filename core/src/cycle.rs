@@ -3,12 +3,13 @@
 //! Which attempts end and what follows from them is decided elsewhere (`attempt`, `successor`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::{PgConnection, PgPool, Postgres, Row};
 use uuid::Uuid;
 
 use crate::database;
@@ -215,6 +216,9 @@ pub enum Pass {
 /// How long a lane waits for one answer before it takes it for lost.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a lane keeps a connection before the pool sees it again.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+
 impl Batch {
     /// Bring the batch into the form the function demands: one entry per key, in the order of locks.
     pub fn seal(&mut self) {
@@ -237,13 +241,41 @@ pub struct Sender {
     pub lease: Duration,
 }
 
+/// The connection a lane sends on. A lane that is alone with it keeps it from cycle to cycle: taking one from the pool and giving it back costs Postgres
+/// a round trip, and each session has caches to warm.
+#[derive(Debug, Default)]
+pub struct Line {
+    keep: bool,
+    kept: Option<(PoolConnection<Postgres>, Instant)>,
+}
+
+impl Line {
+    /// Keeps its connection: for no more lanes than the pool has connections.
+    #[must_use]
+    pub fn kept() -> Self {
+        Self { keep: true, kept: None }
+    }
+
+    /// Takes a connection from the pool for each cycle.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self::default()
+    }
+}
+
 /// Pass the baton with everything in `batch`, which must be sealed, and make sure of it: whatever is not a clear answer is sent again, byte for byte,
 /// until there is one or `stopped` ends. So it is safe whatever dies between here and Postgres; a batch happens once or not at all.
-pub async fn pass(sender: &Sender, baton: Baton, batch: &Batch, stopped: impl Future<Output = ()>) -> Pass {
+pub async fn pass(
+    sender: &Sender,
+    line: &mut Line,
+    baton: Baton,
+    batch: &Batch,
+    stopped: impl Future<Output = ()>,
+) -> Pass {
     tokio::pin!(stopped);
     let mut pacing = Pacing::reconnect();
     loop {
-        let error = match once(sender, &baton, batch).await {
+        let error = match once(sender, line, &baton, batch).await {
             Ok(Some(passed)) => {
                 let stands = !batch.held.is_empty() || !batch.kept.is_empty() || !passed.new.is_empty();
                 let next = Baton {
@@ -295,16 +327,23 @@ fn is_baton_conflict(baton: &Baton, error: &sqlx::Error) -> bool {
 }
 
 /// One try on one connection; a connection whose answer is late is closed, never used again.
-async fn once(sender: &Sender, baton: &Baton, batch: &Batch) -> Result<Option<Passed>, sqlx::Error> {
+async fn once(sender: &Sender, line: &mut Line, baton: &Baton, batch: &Batch) -> Result<Option<Passed>, sqlx::Error> {
     let lease =
         PgInterval { months: 0, days: 0, microseconds: i64::try_from(sender.lease.as_micros()).unwrap_or(i64::MAX) };
-    let mut connection = sender.pool.acquire().await?;
-    let answer =
-        tokio::time::timeout(ANSWER_WITHIN, send(&mut connection, baton, lease, sender.worker_id, batch)).await;
-    answer.unwrap_or_else(|_| {
+    let (mut connection, since) = match line.kept.take() {
+        Some(kept) => kept,
+        None => (sender.pool.acquire().await?, Instant::now()),
+    };
+    let answer = tokio::time::timeout(ANSWER_WITHIN, send(&mut connection, baton, lease, sender.worker_id, batch));
+    let Ok(answer) = answer.await else {
         drop(connection.detach());
-        Err(late())
-    })
+        return Err(late());
+    };
+    // after an error the pool looks whether it is still good, and now and then so that it does not outlive the pool's limits
+    if line.keep && answer.is_ok() && since.elapsed() < KEPT_FOR {
+        line.kept = Some((connection, since));
+    }
+    answer
 }
 
 fn late() -> sqlx::Error {
@@ -340,9 +379,9 @@ async fn closings(sender: &Sender, runs: &[Uuid]) -> Result<Vec<(Uuid, i64)>, sq
     tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.pool)).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// Collects one field of many rows into the array that Postgres takes.
-fn column<'a, T, R>(rows: &'a [T], field: impl Fn(&'a T) -> R) -> Vec<R> {
-    rows.iter().map(field).collect()
+/// Collects one field of many rows into the array that the function takes: null where there is none.
+fn column<'a, T, R>(rows: &'a [T], field: impl Fn(&'a T) -> R) -> Option<Vec<R>> {
+    (!rows.is_empty()).then(|| rows.iter().map(field).collect())
 }
 
 /// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`]).
@@ -355,10 +394,9 @@ async fn send(
 ) -> Result<Option<Passed>, sqlx::Error> {
     let (b, joins, ends, ended) = (batch, &batch.joins, &batch.endings, &batch.attempts);
     let (delayed, ready, claim) = (&b.delayed, &b.ready, &b.claim.sources);
-    let kept = &b.kept;
-    let held = |f: fn(&HeldRow) -> i32, k: fn(&HeldStep) -> i32| -> Vec<i32> {
-        b.held.iter().map(f).chain(kept.iter().map(k)).collect()
-    };
+    let key = |step: &HeldStep| (step.run_id, step.frame, step.node, step.kind, step.attempt);
+    let holds: Vec<_> =
+        b.held.iter().map(|h| (h.run_id, h.frame, h.node, h.kind, h.attempt)).chain(b.kept.iter().map(key)).collect();
     let rows = sqlx::query(include_str!("../sql/cycle/pass.sql"))
         .bind(SHARD)
         .bind(baton.lane_id)
@@ -367,7 +405,7 @@ async fn send(
         .bind((!baton.registered).then_some(worker))
         .bind(!baton.stands)
         .bind(b.look)
-        .bind(&b.ended_runs)
+        .bind(column(&b.ended_runs, |run| *run))
         .bind(&b.known_closings)
         .bind(column(joins, |j| j.run_id))
         .bind(column(joins, |j| j.frame))
@@ -439,11 +477,11 @@ async fn send(
         .bind(column(claim, |c| c.low))
         .bind(column(claim, |c| c.limit))
         .bind(b.claim.limit)
-        .bind(b.held.iter().map(|h| h.run_id).chain(kept.iter().map(|k| k.run_id)).collect::<Vec<_>>())
-        .bind(held(|h| h.frame, |k| k.frame))
-        .bind(held(|h| h.node, |k| k.node))
-        .bind(b.held.iter().map(|h| h.kind.code()).chain(kept.iter().map(|k| k.kind.code())).collect::<Vec<_>>())
-        .bind(held(|h| h.attempt, |k| k.attempt))
+        .bind(column(&holds, |h| h.0))
+        .bind(column(&holds, |h| h.1))
+        .bind(column(&holds, |h| h.2))
+        .bind(column(&holds, |h| h.3.code()))
+        .bind(column(&holds, |h| h.4))
         .bind(column(&b.held, |h| h.claimed_at))
         .fetch_all(connection)
         .await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_core::attempt::{Ended, Ending, Plan, Room, places, poisoned};
-use longshore_core::cycle::{self, Batch, Baton, HeldRow, Pass, Passed, Sender};
+use longshore_core::cycle::{self, Batch, Baton, HeldRow, Line, Pass, Passed, Sender};
 use longshore_core::graph::{END, NodeResult, RunFacts, START, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, MAX_LOST_ALONE, PRIORITIES, SOLO, Source, StepKey, StepKind};
@@ -260,7 +260,7 @@ impl ManualLane {
 
     async fn send(&mut self, plan: Plan) -> (Answer, Option<Plan>) {
         let baton = self.baton.take().expect("no cycle is under way");
-        match cycle::pass(&self.sender, baton, &plan.batch, std::future::pending()).await {
+        match cycle::pass(&self.sender, &mut Line::shared(), baton, &plan.batch, std::future::pending()).await {
             Pass::Passed(baton, passed) => {
                 self.baton = Some(baton);
                 (Answer::Passed(passed), Some(plan))
@@ -390,7 +390,7 @@ pub fn copy_baton(baton: &Baton) -> Baton {
 
 /// Send a batch on a copy of a baton, as a stale or repeated message.
 pub async fn send_again(sender: &Sender, baton: &Baton, batch: &Batch) -> Pass {
-    cycle::pass(sender, copy_baton(baton), batch, std::future::pending()).await
+    cycle::pass(sender, &mut Line::shared(), copy_baton(baton), batch, std::future::pending()).await
 }
 
 /// What the baton says of a step.

@@ -235,8 +235,10 @@ async fn a_baton_that_lists_a_step_of_a_run_that_is_gone_is_recovered_all_the_sa
     fleet.database.execute(&format!("delete from longshore.workflow_runs where run_id = '{gone}'")).await;
     let plan = lane.plan(&[], 1);
     proxy.arm(Cut::BeforeItsAnswer);
+    let mut line = longshore_core::cycle::Line::shared();
     let pass = longshore_core::cycle::pass(
         &lane.sender,
+        &mut line,
         lane.baton.take().unwrap(),
         &plan.batch,
         tokio::time::sleep(std::time::Duration::from_secs(20)),

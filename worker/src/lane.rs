@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::Ending;
-use longshore_core::cycle::Baton;
+use longshore_core::cycle::{Baton, Line};
 use longshore_core::fleet;
 use longshore_core::queue::HeldStep;
 use tokio::sync::oneshot;
@@ -48,6 +48,7 @@ pub(crate) struct Lane {
     pub(crate) mailbox: Arc<Mailbox<Report>>,
     wake: Arc<Wake>,
     baton: Option<Baton>,
+    line: Line,
     next_token: Token,
     held: HashMap<Token, Held>,
     /// Held, prepared, not started yet.
@@ -98,12 +99,15 @@ pub(crate) fn new_lane_id() -> i64 {
 impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, spec: LaneSpec, wake: Arc<Wake>) -> Self {
         let now = Instant::now();
+        // of private lanes there may be many
+        let line = if spec.private { Line::shared() } else { Line::kept() };
         Self {
             shared,
             spec,
             mailbox: Arc::default(),
             wake,
             baton: None,
+            line,
             next_token: 0,
             held: HashMap::new(),
             to_start: Vec::new(),

@@ -20,6 +20,8 @@
 -- q_*, p_limit   what to claim: queue, priority, low-water mark, limit, in order; p_limit in all
 -- h_*        what the lane goes on holding; where h_claimed is shorter, the rest are successors it keeps from now() on
 --
+-- An array without entries is best given as null (p_known must not be): plpgsql takes each array it is given apart, empty or not.
+--
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready, seq = microseconds the claim took); 'c' for each step the lane holds anew (claimed or a join that fired:
 -- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
 -- or met by a successor that the lane keeps and must drop (seq = its id).
@@ -62,10 +64,13 @@ declare
     v_began timestamptz;
     v_claimed timestamptz;
     v_close bigint;
+    v_stay int;
+    v_kept int;
+    v_met boolean;
     i int := 0;
-    -- what the lane holds anew: joins that fired, then what was claimed
-    n_run uuid[] := '{}'; n_version int[] := '{}'; n_frame int[] := '{}'; n_node int[] := '{}'; n_kind smallint[] := '{}'; n_attempt int[] := '{}';
-    n_failed smallint[] := '{}'; n_lost smallint[] := '{}'; n_queue int[] := '{}'; n_priority smallint[] := '{}'; n_seq bigint[] := '{}';
+    -- what the lane holds anew: joins that fired, then what was claimed; null as long as there is nothing
+    n_run uuid[]; n_version int[]; n_frame int[]; n_node int[]; n_kind smallint[]; n_attempt int[];
+    n_failed smallint[]; n_lost smallint[]; n_queue int[]; n_priority smallint[]; n_seq bigint[];
     c_run uuid[]; c_version int[]; c_frame int[]; c_node int[]; c_kind smallint[]; c_attempt int[];
     c_failed smallint[]; c_lost smallint[]; c_queue int[]; c_priority smallint[]; c_seq bigint[];
 begin
@@ -101,7 +106,7 @@ begin
             -- a join decides at most two things at once: it fires (0), it will never fire (1), it fired early and is whole now (2)
             foreach v_kind in array (case when v_fires and v_whole and j_need[i] > 0 then '{0,2}' when v_fires then '{0}'
                     when v_whole and q.taken < greatest(j_need[i], 1) then '{1}' when v_whole then '{2}' else '{}' end)::smallint[] loop
-                if j_keep[i] and cardinality(n_run) < p_keep then
+                if j_keep[i] and coalesce(cardinality(n_run), 0) < p_keep then
                     n_run := n_run || q.run_id; n_frame := n_frame || q.frame; n_node := n_node || q.node; n_kind := n_kind || v_kind;
                     n_attempt := n_attempt || (v_kind = 0)::int; n_failed := n_failed || 0::smallint; n_lost := n_lost || 0::smallint;
                     n_version := n_version || j_version[i]; n_queue := n_queue || j_queue[i]; n_priority := n_priority || j_priority[i];
@@ -194,11 +199,14 @@ begin
 
     -- after the claim and the joins, before the runs' states are read: no predecessor finished later, and a run read as live closes later
     v_claimed := clock_timestamp();
-    if cardinality(h_run) + cardinality(n_run) > 0 then
+    v_stay := coalesce(cardinality(h_claimed), 0);
+    v_kept := coalesce(cardinality(h_run), 0) - v_stay;
+    if v_stay + v_kept > 0 or n_run is not null then
         insert into lanes (shard, lane_id, cycle, expires_at, run_ids, frames, nodes, kinds, attempts, claimed_at)
         values (p_shard, p_lane, p_cycle + 1, now() + p_lease, h_run || n_run, h_frame || n_frame, h_node || n_node, h_kind || n_kind,
             h_attempt || n_attempt,
-            h_claimed || array_fill(now(), array[cardinality(h_run) - cardinality(h_claimed)]) || array_fill(v_claimed, array[cardinality(n_run)]));
+            h_claimed || array_fill(now(), array[v_kept]) || array_fill(v_claimed, array[coalesce(cardinality(n_run), 0)]))
+        returning v_kept > 0 and exists (select from closed x where x.shard = p_shard and x.run_id = any (h_run)) into v_met;
         if p_worker is not null then
             insert into worker_lanes (shard, lane_id, worker_id) values (p_shard, p_lane, p_worker) on conflict (shard, lane_id) do nothing;
         end if;
@@ -206,7 +214,7 @@ begin
 
     tag := 'f'; at := now(); node := v_spilled; seq := extract(microseconds from v_claimed - v_began)::bigint; run_id := null;
     return next;
-    if cardinality(n_run) > 0 then
+    if n_run is not null then
         return query
             select 'c', t.run_id, t.version, t.frame, t.node, t.kind, t.attempt, t.failed, t.lost, t.queue, t.priority, t.seq, v_claimed, w.state, w.input, w.key
             from unnest(n_run, n_version, n_frame, n_node, n_kind, n_attempt, n_failed, n_lost, n_queue, n_priority, n_seq)
@@ -216,11 +224,11 @@ begin
                 from workflow_runs r where r.shard = p_shard and r.run_id = t.run_id offset 0) w on true;
     end if;
     -- a successor that the lane keeps is not read from the run: a run closed since the fence looked must not start it
-    if cardinality(h_run) > cardinality(h_claimed) then
+    if v_met then
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
                 x.close_id, null::timestamptz, null::smallint, null::text, null::text
-            from closed x where x.shard = p_shard and x.run_id = any (h_run[cardinality(h_claimed) + 1:]);
+            from closed x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
     end if;
     if p_look then
         return query

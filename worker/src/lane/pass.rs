@@ -34,7 +34,8 @@ impl Lane {
             let now = Instant::now();
             let (plan, sweep) = self.plan(size, now);
             let baton = self.baton.take().unwrap_or_else(|| Baton::new(new_lane_id()));
-            let answer = cycle::pass(&self.shared.sender, baton, &plan.batch, self.shared.abandon.cancelled()).await;
+            let (shared, line) = (&self.shared, &mut self.line);
+            let answer = cycle::pass(&shared.sender, line, baton, &plan.batch, shared.abandon.cancelled()).await;
             if sweep {
                 let took = if let Pass::Passed(_, passed) = &answer { Some(passed.claim_took) } else { None };
                 self.shared.sweeps.done(Instant::now(), took);
