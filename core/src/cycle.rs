@@ -209,7 +209,8 @@ pub enum Pass {
     Fenced,
     /// Postgres refuses the content of the batch: nothing happened. Halve the batch and send again.
     Data(Baton, sqlx::Error),
-    /// Stopped before Postgres gave a clear answer: whatever stands of the lane is reclaimed when its lease is over.
+    /// Stopped before Postgres gave a clear answer, or an opening whose answer got lost and that did not happen yet: start a new lane. Whatever stands of
+    /// this one is reclaimed when its lease is over.
     Unclear(sqlx::Error),
 }
 
@@ -264,7 +265,7 @@ impl Line {
 }
 
 /// Pass the baton with everything in `batch`, which must be sealed, and make sure of it: whatever is not a clear answer is sent again, byte for byte,
-/// until there is one or `stopped` ends. So it is safe whatever dies between here and Postgres; a batch happens once or not at all.
+/// until there is one or `stopped` ends (an opening, which nothing would fence, is looked for instead). So it is safe whatever dies between here and Postgres; a batch happens once or not at all.
 pub async fn pass(
     sender: &Sender,
     line: &mut Line,
@@ -274,8 +275,21 @@ pub async fn pass(
 ) -> Pass {
     tokio::pin!(stopped);
     let mut pacing = Pacing::reconnect();
+    let mut opened = None;
     loop {
-        let error = match once(sender, line, &baton, batch).await {
+        let answer = match opened.take() {
+            None => once(sender, line, &baton, batch).await,
+            Some(unclear) => match stand(sender, &baton).await {
+                Ok(Stand::Next(held)) => return Pass::Recovered(next_of(&baton), held),
+                // what a late copy claims is reclaimed when its lease is over
+                Ok(_) => return Pass::Unclear(unclear),
+                Err(error) => {
+                    opened = Some(unclear);
+                    Err(error)
+                }
+            },
+        };
+        let error = match answer {
             Ok(Some(passed)) => {
                 let stands = !batch.held.is_empty() || !batch.kept.is_empty() || !passed.new.is_empty();
                 let next = Baton {
@@ -300,16 +314,18 @@ pub async fn pass(
                 },
                 Err(error) => error,
             },
-            Err(error) if is_baton_conflict(&baton, &error) => match stand(sender, &baton).await {
-                Ok(Stand::Next(held)) => return Pass::Recovered(next_of(&baton), held),
-                Ok(_) => continue,
-                Err(error) => error,
+            Err(error) => match database::kind(&error) {
+                database::ErrorKind::Data => return Pass::Data(baton, error),
+                // an opening deletes no baton, so nothing would fence a second copy of it: look, never send it again
+                database::ErrorKind::Ambiguous if !baton.stands && opened.is_none() => {
+                    opened = Some(error);
+                    continue;
+                }
+                _ => error,
             },
-            Err(error) if database::kind(&error) == database::ErrorKind::Data => return Pass::Data(baton, error),
-            Err(error) => error,
         };
         let Baton { lane_id, cycle, .. } = baton;
-        tracing::warn!(lane_id, cycle, %error, "no clear answer for a cycle, sending it again");
+        tracing::warn!(lane_id, cycle, %error, "no clear answer for a cycle, asking again");
         tokio::select! {
             () = &mut stopped => return Pass::Unclear(error),
             () = tokio::time::sleep(pacing.pause()) => {}
@@ -319,11 +335,6 @@ pub async fn pass(
 
 fn next_of(baton: &Baton) -> Baton {
     Baton { lane_id: baton.lane_id, cycle: baton.cycle + 1, stands: true, registered: true }
-}
-
-/// A lane without a baton sent its opening twice, and the first copy was committed.
-fn is_baton_conflict(baton: &Baton, error: &sqlx::Error) -> bool {
-    !baton.stands && error.as_database_error().and_then(|e| e.constraint()) == Some("lanes_pkey")
 }
 
 /// One try on one connection; a connection whose answer is late is closed, never used again.

@@ -55,6 +55,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("cycle", "settle_begin"),
     function!("cycle", "settle"),
     function!("cycle", "upkeep"),
+    function!("cycle", "upkeep_2"),
     function!("cycle", "complete_in"),
     function!("results", "read_inputs"),
     function!("results", "step_results"),

@@ -27,13 +27,16 @@ pub struct Tick {
     pub solo: Vec<i32>,
     /// A lease is over: call [`reap`].
     pub expired: bool,
+    /// When the next lease ends, unless its lane renews it before.
+    pub next_expiry: Option<Duration>,
     /// Closed runs await settling: see [`Settling`].
     pub closings: bool,
     /// How long Postgres took for it: under a pinned snapshot it walks over dead rows.
     pub took: Duration,
 }
 
-type TickRow = (bool, i32, i32, Option<i64>, Option<Vec<i32>>, Option<Vec<i32>>, Option<Vec<i32>>, bool, bool, i64);
+type TickRow =
+    (bool, i32, i32, Option<i64>, Option<Vec<i32>>, Option<Vec<i32>>, Option<Vec<i32>>, Option<i64>, bool, i64);
 
 /// Heartbeat, timers, and a look at what else there is to do: one statement. `marks` has four low-water marks for each queue, one for each priority;
 /// 0 looks from the start. Safe to call again.
@@ -44,7 +47,7 @@ pub async fn tick(
     marks: &[i64],
     promote: i32,
 ) -> Result<Tick, sqlx::Error> {
-    let (known, live, promoted, next_due_us, promoted_queues, ready, solo, expired, closings, took_us): TickRow =
+    let (known, live, promoted, next_due_us, promoted_queues, ready, solo, next_expiry_us, closings, took_us): TickRow =
         sqlx::query_as(include_str!("../sql/upkeep/tick.sql"))
             .bind(SHARD)
             .bind(worker_id)
@@ -61,7 +64,8 @@ pub async fn tick(
         promoted_queues: promoted_queues.unwrap_or_default(),
         ready: ready.unwrap_or_default(),
         solo: solo.unwrap_or_default(),
-        expired,
+        expired: next_expiry_us.is_some_and(|us| us < 0),
+        next_expiry: next_expiry_us.and_then(|us| u64::try_from(us).ok()).map(Duration::from_micros),
         closings,
         took: Duration::from_micros(u64::try_from(took_us).unwrap_or(0)),
     })

@@ -281,12 +281,14 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
             .await
             .unwrap();
     }
-    session
-        .call(
-            "upkeep",
-            &[one("p_worker", &Uuid::new_v4().to_string()), one("p_queues", "{1,2,3}"), one("p_promote", "128")],
-        )
-        .await;
+    for upkeep in ["upkeep", "upkeep_2"] {
+        session
+            .call(
+                upkeep,
+                &[one("p_worker", &Uuid::new_v4().to_string()), one("p_queues", "{1,2,3}"), one("p_promote", "128")],
+            )
+            .await;
+    }
     sqlx::raw_sql(&baton(lane + 2, 1, &runs[..1], false)).execute(&mut *admin).await.unwrap();
     session
         .call(

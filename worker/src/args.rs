@@ -44,6 +44,10 @@ pub struct WorkerArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
 
+    /// Most connections of the lanes, and as many for the rest; one for each lane where nothing is given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: Option<u32>,
+
     /// Leave pruning and partition upkeep to other workers
     #[arg(long)]
     pub no_system_lane: bool,

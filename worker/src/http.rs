@@ -46,6 +46,7 @@ struct Facts {
     born: Instant,
     started: AtomicBool,
     draining: AtomicBool,
+    blocked: AtomicBool,
     /// Milliseconds after `born` until which the last good upkeep speaks for the worker; 0 before the first.
     upkeep_until: AtomicU64,
 }
@@ -57,6 +58,7 @@ impl Health {
             born: Instant::now(),
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             upkeep_until: AtomicU64::new(0),
         }))
     }
@@ -76,6 +78,19 @@ impl Health {
     /// The worker stops claiming: it is alive, and no longer ready.
     pub fn draining(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Handlers block every thread of their runtime, or no longer do.
+    pub fn blocked(&self, blocked: bool) {
+        self.0.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Whether the process does its work; otherwise why it should be started again.
+    pub fn liveness(&self) -> Result<(), &'static str> {
+        match self.0.blocked.load(Ordering::Relaxed) {
+            true => Err("handlers block every thread of their runtime: nothing starts and nothing ends"),
+            false => Ok(()),
+        }
     }
 
     /// Whether the worker has begun to claim.
@@ -111,7 +126,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Bind { address, source })
 }
 
-/// Serve until `shutdown`, then finish the requests under way. Answers `/metrics`, `/health/live` (always 200),
+/// Serve until `shutdown`, then finish the requests under way. Answers `/metrics`, `/health/live` (200, or 503 when handlers block their runtime),
 /// `/health/startup` (200 once the worker claims) and `/health/ready` (200 or 503 with the reason).
 pub async fn serve(
     listener: TcpListener,
@@ -122,7 +137,7 @@ pub async fn serve(
     let router = Router::new()
         .route("/metrics", get(metrics))
         .with_state(scrape.clone())
-        .route("/health/live", get(async || (StatusCode::OK, "alive\n")))
+        .route("/health/live", get(live))
         .route("/health/startup", get(startup))
         .route("/health/ready", get(ready))
         .with_state(health);
@@ -145,6 +160,13 @@ async fn keep_small(scrape: Scrape) {
 async fn metrics(State(scrape): State<Scrape>) -> impl IntoResponse {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, content_type)], scrape.render())
+}
+
+async fn live(State(health): State<Health>) -> impl IntoResponse {
+    match health.liveness() {
+        Ok(()) => (StatusCode::OK, "alive\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
 }
 
 async fn startup(State(health): State<Health>) -> impl IntoResponse {
@@ -232,6 +254,7 @@ mod tests {
             born: now.checked_sub(Duration::from_secs(2)).unwrap_or(now),
             started: AtomicBool::new(true),
             draining: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             upkeep_until: AtomicU64::new(1000),
         }));
         assert!(health.readiness().is_err_and(|why| why.contains("three periods")));

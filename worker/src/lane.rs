@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use longshore_core::attempt::Ending;
 use longshore_core::cycle::{Baton, Line};
+use longshore_core::error::{self, ErrorKind, StepError};
 use longshore_core::fleet;
 use longshore_core::queue::HeldStep;
 use tokio::sync::oneshot;
@@ -41,6 +42,9 @@ const LINGER: Duration = Duration::from_millis(1);
 /// The same where few of many have finished: each cycle lists all that is held, so small batches of many held steps cost WAL.
 const LINGER_FEW: Duration = Duration::from_millis(4);
 
+/// How often a lane looks for handlers that outlast their timeout.
+const LOOK_FOR_OVERDUE: Duration = Duration::from_secs(1);
+
 /// A lane.
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
@@ -62,6 +66,8 @@ pub(crate) struct Lane {
     /// When the lane last asked which runs are closed.
     last_look: Instant,
     last_claim: Instant,
+    /// When the lane last looked for handlers that outlast their timeout.
+    last_overdue: Instant,
     /// Claim when there are slots; without it the lane looks only in passing, after `claim_after`.
     look: bool,
     claim_after: Instant,
@@ -100,7 +106,7 @@ impl Lane {
     pub(crate) fn new(shared: Arc<Shared>, spec: LaneSpec, wake: Arc<Wake>) -> Self {
         let now = Instant::now();
         // of private lanes there may be many
-        let line = if spec.private { Line::shared() } else { Line::kept() };
+        let line = if shared.keep_lines && !spec.private { Line::kept() } else { Line::shared() };
         Self {
             shared,
             spec,
@@ -117,6 +123,7 @@ impl Lane {
             last_pass: now,
             last_look: now,
             last_claim: now,
+            last_overdue: now,
             // with marks at 0 the first claim looks from the start anyway
             look: true,
             claim_after: now,
@@ -155,6 +162,7 @@ impl Lane {
                 }
             }
             self.start_prepared();
+            self.end_overdue(Instant::now());
             if self.pass_is_due(Instant::now()) {
                 self.pass().await;
             } else if (self.draining() || self.spec.private) && self.held.is_empty() && self.finished.is_empty() {
@@ -222,12 +230,32 @@ impl Lane {
             return;
         }
         self.count_occupied();
+        let now = Instant::now();
         for prepared in std::mem::take(&mut self.to_start) {
-            if !self.held.contains_key(&prepared.token) {
+            let Some(held) = self.held.get_mut(&prepared.token) else {
                 continue;
-            }
+            };
             let execution = prepared.into_execution();
+            held.overdue_at = now.checked_add(execution.timeout + self.shared.sender.lease);
             self.shared.runtime.spawn(execute(execution, self.mailbox.clone()));
+        }
+    }
+
+    /// A handler that never yields cannot be stopped by its timeout: a lease past it, the lane ends the attempt without it. Whatever it reports later is
+    /// nobody's business any more.
+    fn end_overdue(&mut self, now: Instant) {
+        if now < self.last_overdue + LOOK_FOR_OVERDUE || self.shared.blocked.load(Ordering::Relaxed) || self.suspended {
+            return;
+        }
+        self.last_overdue = now;
+        let overdue = self.held.extract_if(|_, held| held.overdue_at.is_some_and(|at| at <= now));
+        for (_, held) in overdue.collect::<Vec<_>>() {
+            held.cancellation.cancel();
+            let step = &held.step;
+            tracing::error!(run_id = %step.run_id, node = step.node, attempt = step.attempt, "a handler outlasts its timeout and does not yield: its attempt ends without it");
+            let text = "the handler did not end at its timeout, nor for a lease after it: it blocks its thread";
+            let error = StepError::new(error::TIMEOUT, ErrorKind::Timeout, text);
+            self.finish(held, Ending::Failed { error, retry_after: None }, None);
         }
     }
 
@@ -250,7 +278,9 @@ impl Lane {
             return true;
         }
         if self.finished.is_empty() {
-            let heartbeat = !self.held.is_empty() && now >= self.last_pass + self.shared.heartbeat;
+            // a worker that runs no handler any more lets its leases run out
+            let blocked = self.shared.blocked.load(Ordering::Relaxed);
+            let heartbeat = !self.held.is_empty() && !blocked && now >= self.last_pass + self.shared.heartbeat;
             return heartbeat || (self.look && self.claim_is_due(now));
         }
         let held = self.held.len() + self.finished.len();
@@ -274,7 +304,8 @@ impl Lane {
         }
         let mut until = Instant::now() + Duration::from_secs(3600);
         if !self.held.is_empty() && !self.suspended {
-            until = until.min(self.last_pass + self.shared.heartbeat);
+            let blocked = self.shared.blocked.load(Ordering::Relaxed);
+            until = until.min(if blocked { Instant::now() } else { self.last_pass } + self.shared.heartbeat);
         }
         if self.look && self.free_slots() > 0 {
             until = until.min(self.last_claim + CLAIM_PAUSE);

@@ -14,6 +14,7 @@ pub mod metrics;
 mod prepare;
 mod process;
 mod shared;
+mod stall;
 mod step;
 mod sweep;
 mod system;

@@ -183,6 +183,11 @@ fn bounds_total(held: &Held) -> bool {
 
 fn decide(shared: &Shared, mut held: Held) -> Decided {
     if !held.live {
+        // an attempt that would have run a handler counts like one that did
+        let task = held.version.graph.node(held.step.node).is_some_and(|node| node.handler().is_some());
+        if held.step.kind == StepKind::Run && task {
+            held.metrics = held.version.metrics(&shared.metrics, held.step.node);
+        }
         return Decided::Ended(held, Ending::Canceled);
     }
     if held.paused {

@@ -75,6 +75,9 @@ fn builder(args: WorkerArgs, handlers: Handlers) -> WorkerBuilder {
             builder = builder.queue(&queue.name, Slots(queue.slots));
         }
     }
+    if let Some(connections) = args.connections {
+        builder = builder.connections(connections);
+    }
     if args.no_system_lane {
         builder = builder.without_system_lane();
     }

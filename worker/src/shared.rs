@@ -1,7 +1,7 @@
 //! What all parts of one worker process share: where to send, what it knows, and the three ways of ending.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ use crate::versions::{Version, Versions};
 /// See the module.
 pub(crate) struct Shared {
     pub(crate) sender: Sender,
+    /// There is a connection for each lane to keep.
+    pub(crate) keep_lines: bool,
     /// A lane that ends nothing passes its baton this often.
     pub(crate) heartbeat: Duration,
     pub(crate) handlers: Handlers,
@@ -33,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) marks: Mutex<LowWater>,
     /// Handlers run here, on the application's own runtime; lanes do not.
     pub(crate) runtime: Handle,
+    /// Handlers block every thread of that runtime (see `stall`).
+    pub(crate) blocked: AtomicBool,
     /// Claim nothing more; finish what is held.
     pub(crate) draining: CancellationToken,
     /// Give back what is held.

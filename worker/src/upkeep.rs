@@ -223,14 +223,16 @@ impl Upkeep {
     }
 }
 
-/// When to tick again: by the period, when the next timer is due, at once when more timers are due; but a tick that took long (a pinned snapshot
+/// When to tick again: by the period, when the next timer is due, when a lease ends, at once when more timers are due; but a tick that took long (a pinned snapshot
 /// makes it walk over dead timers) rests first. A full one took long for its look, which has a pace of its own.
 fn next_tick(tick: &Tick, period: Duration, full: bool) -> Duration {
     let more = tick.promoted >= PROMOTE.unsigned_abs();
     let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
     let period = period.mul_f64(rand::random_range(0.8..1.2));
     let rest = if full { Duration::ZERO } else { rest_after(tick.took) };
-    due.map_or(period, |due| due.min(period)).max(rest).max(Duration::from_millis(2))
+    // a lease that nobody renewed until then is over
+    let expiry = tick.next_expiry.map_or(period, |expiry| expiry + Duration::from_millis(20));
+    due.map_or(period, |due| due.min(period)).min(expiry).max(rest).max(Duration::from_millis(2))
 }
 
 /// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
@@ -279,6 +281,7 @@ mod tests {
             promoted_queues: Vec::new(),
             ready: Vec::new(),
             solo: Vec::new(),
+            next_expiry: None,
             expired: false,
             closings: false,
             took,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ use crate::http::{self, Health};
 use crate::lane::{Lane, LaneSpec, Serves, Wake};
 use crate::metrics::{Metrics, Scrape};
 use crate::shared::{Shared, UnknownHandlers};
+use crate::stall;
 use crate::sweep::Sweeps;
 use crate::system::{self, SystemConfig, SystemTasks};
 use crate::upkeep::{self, AllQueues, Lanes, Upkeep};
@@ -81,6 +82,7 @@ pub struct WorkerBuilder {
     lease: Duration,
     grace: Duration,
     listen: Option<SocketAddr>,
+    connections: Option<u32>,
     system_lane: bool,
     prune_older_than: Option<Duration>,
 }
@@ -152,6 +154,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// At most so many connections for its lanes, which take turns where there are more of them, and as many for everything else, besides the one that
+    /// listens and those of the system lane. By default each lane has its own.
+    #[must_use]
+    pub fn connections(mut self, connections: u32) -> Self {
+        self.connections = Some(connections.max(1));
+        self
+    }
+
     /// Leave pruning and the making of partitions to other workers.
     #[must_use]
     pub fn without_system_lane(mut self) -> Self {
@@ -210,7 +220,8 @@ impl WorkerBuilder {
         if self.queues.is_empty() && self.all_queues.is_none() {
             self.queues.insert("default".to_owned(), SLOTS_PER_LANE);
         }
-        let pool = database::pool(&self.url, 2 + 4).await?;
+        let most = self.connections.unwrap_or(u32::MAX);
+        let pool = database::pool(&self.url, most.min(2 + 4)).await?;
         let mut connection = pool.acquire().await?;
         migrate::check(&mut connection).await?;
         longshore_core::upkeep::make_partitions(&mut connection).await?;
@@ -227,9 +238,10 @@ impl WorkerBuilder {
         fleet::register(&mut connection, &registration).await?;
         drop(connection);
         // one connection for each lane, the lane for lonely steps, upkeep, and two to spare
-        let lane_pool = database::pool(&self.url, lanes + 3).await?;
+        let lane_pool = database::pool(&self.url, most.min(lanes + 3)).await?;
         let shared = Arc::new(Shared {
             sender: Sender { pool: lane_pool, worker_id: registration.worker_id, lease: self.lease },
+            keep_lines: most >= lanes + 3,
             heartbeat: self.lease / 5,
             handlers: self.handlers,
             unknown: UnknownHandlers::default(),
@@ -238,6 +250,7 @@ impl WorkerBuilder {
             sweeps: Sweeps::default(),
             marks: Mutex::default(),
             runtime: application,
+            blocked: AtomicBool::new(false),
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
@@ -286,6 +299,7 @@ impl WorkerBuilder {
             health: health.clone(),
         };
         tokio::spawn(upkeep.run());
+        tokio::spawn(stall::watch(shared.clone(), health.clone()));
         health.started();
         tracing::info!(%worker_id, lanes, address = ?address, "the worker claims");
         Ok(Worker { worker_id, shared, pool, runtime: None, system, health, address, grace: self.grace, served })
@@ -394,6 +408,7 @@ impl Worker {
             lease: Duration::from_secs(15),
             grace: Duration::from_secs(30),
             listen: None,
+            connections: None,
             system_lane: true,
             prune_older_than: None,
         }

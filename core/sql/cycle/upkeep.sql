@@ -1,3 +1,4 @@
+-- For workers of 0.1.0; upkeep_2 took its place.
 -- What a worker asks at each tick, in one statement: its heartbeat, the timers that are due, and what else there is to do.
 -- Returns one row: known = false when the worker's row is gone (register again); live = workers with a heartbeat in the last 30 s;
 -- ready, solo = the queues (of p_queues) with step jobs to claim above their marks (p_lows: for each queue the marks of priorities 0 to 3; 0 looks

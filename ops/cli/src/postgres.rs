@@ -150,6 +150,14 @@ impl Cluster {
         self.stop_how("fast")
     }
 
+    /// Stop the cluster as a crash would: nothing is written any more, and the next start recovers. True when it ran.
+    ///
+    /// # Errors
+    /// When it does not stop within a minute.
+    pub fn crash(&self) -> Result<bool> {
+        self.stop_how("immediate")
+    }
+
     fn stop_how(&self, mode: &str) -> Result<bool> {
         let Some(access) = self.access()? else {
             return Ok(false);

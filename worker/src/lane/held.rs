@@ -32,6 +32,8 @@ pub(crate) struct Held {
     pub(crate) input_at_hand: bool,
     /// When its first attempt began, where its policy bounds the time since then.
     pub(crate) since_first: Option<Instant>,
+    /// A handler that is still at it then does not yield.
+    pub(crate) overdue_at: Option<Instant>,
     /// It occupies a slot: it runs a handler.
     pub(crate) slot: bool,
     /// Steps of this run that the lane ran one after another, and since when.
@@ -88,6 +90,7 @@ impl Finished {
             input_at_hand: before.input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,
+            overdue_at: None,
             slot: false,
             hops: before.hops + 1,
             since: before.since,
@@ -124,6 +127,7 @@ impl Held {
             input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,
+            overdue_at: None,
             slot: false,
             hops: 0,
             since: Instant::now(),

@@ -1,0 +1,306 @@
+//! The checker: what must be true after the fleet has settled, asked of Postgres and the ledger. It is not the engine: SQL of its own over tables that the
+//! ledger was loaded into, and the statements that every test fleet is examined with (`longshore_tests::checks`). Nothing here calls `core`.
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
+use longshore_tests::checks;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::ledger::Entry;
+use crate::workload;
+
+/// What a check found, one line each.
+pub(crate) type Violations = Vec<String>;
+
+/// Where the ledger is laid beside the tables.
+const TABLES: &str = "
+    create schema if not exists chaos;
+    drop table if exists chaos.started, chaos.rolled_back, chaos.canceled, chaos.began, chaos.carried, chaos.gave, chaos.killed, chaos.skips;
+    create table chaos.started (run_id uuid, kind text, x bigint, key text);
+    create table chaos.rolled_back (run_id uuid);
+    create table chaos.canceled (run_id uuid, at timestamptz);
+    create table chaos.began (run_id uuid, node_id text, attempt int, mark uuid, pid bigint);
+    create table chaos.carried (run_id uuid, node_id text, attempt int, mark uuid);
+    create table chaos.gave (run_id uuid, node_id text, attempt int, mark uuid);
+    create table chaos.killed (pid bigint, at timestamptz);
+    create table chaos.skips (kind text, upper_half boolean, node_id text);";
+
+const INDEXES: &str = "
+    create index on chaos.began (run_id, node_id, attempt);
+    create index on chaos.gave (run_id, node_id, attempt);
+    create index on chaos.carried (run_id, node_id, attempt);
+    create index on chaos.started (run_id);
+    analyze;";
+
+/// Lay the ledger beside the tables.
+pub(crate) async fn load(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
+    sqlx::raw_sql(TABLES).execute(&mut *session).await?;
+    let mut tx = session.begin().await?;
+    for part in ledger.chunks(5000) {
+        insert(&mut tx, part).await.context("the ledger cannot be loaded")?;
+    }
+    for kind in workload::kinds() {
+        for upper in [false, true] {
+            for node in workload::skipped(kind.name, if upper { workload::X - 1 } else { 0 }) {
+                let skip =
+                    sqlx::query("insert into chaos.skips values ($1, $2, $3)").bind(kind.name).bind(upper).bind(node);
+                skip.execute(&mut *tx).await?;
+            }
+        }
+    }
+    tx.commit().await?;
+    sqlx::raw_sql(INDEXES).execute(session).await?;
+    Ok(())
+}
+
+#[derive(Default)]
+struct Columns {
+    runs: Vec<Uuid>,
+    nodes: Vec<String>,
+    attempts: Vec<i32>,
+    marks: Vec<Uuid>,
+    pids: Vec<i64>,
+}
+
+impl Columns {
+    fn push(&mut self, (run, node, attempt): (Uuid, &str, i32), mark: Uuid, pid: i64) {
+        self.runs.push(run);
+        self.nodes.push(node.to_owned());
+        self.attempts.push(attempt);
+        self.marks.push(mark);
+        self.pids.push(pid);
+    }
+}
+
+async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
+    let (mut began, mut carried, mut gave) = (Columns::default(), Columns::default(), Columns::default());
+    let (mut runs, mut kinds, mut xs, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut rolled_back, mut canceled, mut canceled_at, mut killed, mut killed_at) =
+        (Vec::new(), Vec::new(), Vec::<Option<DateTime<Utc>>>::new(), Vec::<i64>::new(), Vec::new());
+    for entry in ledger {
+        match entry {
+            Entry::Started { run, kind, x, key } => {
+                runs.push(*run);
+                kinds.push(kind.clone());
+                xs.push(*x);
+                keys.push(key.clone());
+            }
+            Entry::RolledBack { run } => rolled_back.push(*run),
+            Entry::Canceling { run } => {
+                canceled.push(*run);
+                canceled_at.push(None);
+            }
+            Entry::Canceled { run, at } => {
+                canceled.push(*run);
+                canceled_at.push(Some(*at));
+            }
+            Entry::Began { run, node, attempt, mark, inputs, pid } => {
+                began.push((*run, node, *attempt), *mark, i64::from(*pid));
+                for input in inputs {
+                    carried.push((*run, node, *attempt), *input, 0);
+                }
+            }
+            Entry::Gave { run, node, attempt, mark } => gave.push((*run, node, *attempt), *mark, 0),
+            Entry::Killed { pid, at } => {
+                killed.push(i64::from(*pid));
+                killed_at.push(*at);
+            }
+            Entry::Restarted { .. } => {}
+        }
+    }
+    let started = "insert into chaos.started select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[])";
+    sqlx::query(started).bind(runs).bind(kinds).bind(xs).bind(keys).execute(&mut *session).await?;
+    let back = "insert into chaos.rolled_back select * from unnest($1::uuid[])";
+    sqlx::query(back).bind(rolled_back).execute(&mut *session).await?;
+    let cancel = "insert into chaos.canceled select * from unnest($1::uuid[], $2::timestamptz[])";
+    sqlx::query(cancel).bind(canceled).bind(canceled_at).execute(&mut *session).await?;
+    let kill = "insert into chaos.killed select * from unnest($1::bigint[], $2::timestamptz[])";
+    sqlx::query(kill).bind(killed).bind(killed_at).execute(&mut *session).await?;
+    for (table, columns, pids) in [("began", began, true), ("carried", carried, false), ("gave", gave, false)] {
+        let pid = if pids { ", $5::bigint[]" } else { "" };
+        let sql = format!(
+            "insert into chaos.{table} select * from unnest($1::uuid[], $2::text[], $3::int[], $4::uuid[]{pid})"
+        );
+        let query = sqlx::query(&sql).bind(columns.runs).bind(columns.nodes).bind(columns.attempts).bind(columns.marks);
+        let query = if pids { query.bind(columns.pids) } else { query };
+        query.execute(&mut *session).await?;
+    }
+    Ok(())
+}
+
+/// A statement that returns one text for each fact which breaks a promise.
+const CHECKS: &[(&str, &str)] = &[
+    ("an acknowledged start exists", "
+        select format('run %s (%s)', s.run_id, s.kind) from chaos.started s
+        where not exists (select from longshore.workflow_runs r where r.run_id = s.run_id)"),
+    ("a start that was rolled back does not exist", "
+        select format('run %s', b.run_id) from chaos.rolled_back b join longshore.workflow_runs r using (run_id)"),
+    ("a key names one run", "
+        select format('key %s: runs %s', key, array_agg(distinct run_id)) from chaos.started where key is not null
+        group by key having count(distinct run_id) > 1"),
+    ("every run ends", "
+        select format('run %s (%s) is in state %s', r.run_id, w.name, r.state)
+        from longshore.workflow_runs r join longshore.workflows w using (workflow_id)
+        where r.state in (1, 2)"),
+    ("every run ends as its workflow says", "
+        select format('run %s (%s) ended in state %s: %s', s.run_id, s.kind, r.state, r.error)
+        from (select distinct run_id, kind from chaos.started) s join longshore.workflow_runs r using (run_id)
+        where r.state > 2 and r.state <> case when s.kind = 'failing' then 4 else 3 end
+          and not (r.state = 5 and exists (select from chaos.canceled c where c.run_id = s.run_id))"),
+    ("a completed run ran every node that its conditions reach, and skipped the others", "
+        select format('run %s (%s, x %s) node %s: outcomes %s', s.run_id, s.kind, s.x, n.id, a.outcomes)
+        from (select distinct run_id, kind, x from chaos.started) s
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n using (version_id)
+        left join lateral (
+            select array_agg(a.outcome) as outcomes, bool_or(a.outcome = 1) as ran, bool_or(a.outcome = 5) as skipped, bool_or(a.outcome = 2) as failed
+            from longshore.execution_step_attempts a where a.run_id = s.run_id and a.node = n.node) a on true
+        where r.state = 3
+          and case when exists (select from chaos.skips k where k.kind = s.kind and k.upper_half = (s.x >= 50) and k.node_id = n.id)
+                then coalesce(a.ran or a.failed, false) or not coalesce(a.skipped, false)
+                when n.id = 'd' and s.kind = 'compensate' then not coalesce(a.failed, false)
+                else not coalesce(a.ran, false) end"),
+    ("no two handlers were given the same attempt", "
+        select format('run %s node %s attempt %s began %s times', run_id, node_id, attempt, count(*)) from chaos.began
+        group by run_id, node_id, attempt having count(*) > 1"),
+    ("every try that began is a row", "
+        select format('run %s node %s attempt %s', b.run_id, b.node_id, b.attempt)
+        from chaos.began b
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.id = b.node_id
+        where not exists (select from longshore.execution_step_attempts a where a.run_id = b.run_id and a.node = n.node and a.attempt = b.attempt)"),
+    ("what is accepted was given by that very attempt", "
+        select format('run %s node %s attempt %s has the output %s', a.run_id, n.id, a.attempt, a.output)
+        from longshore.execution_step_attempts a
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+        where a.outcome = 1 and a.output ? 'mark' and n.type = 'task'
+          and not exists (select from chaos.gave g where g.run_id = a.run_id and g.node_id = n.id and g.attempt = a.attempt
+                          and g.mark = (a.output ->> 'mark')::uuid)"),
+    ("what a step was given was accepted before", "
+        select format('run %s node %s attempt %s carries %s, which nobody accepted', c.run_id, c.node_id, c.attempt, c.mark)
+        from chaos.carried c
+        where not exists (select from longshore.execution_step_attempts a
+                          where a.run_id = c.run_id and a.outcome = 1 and a.output ->> 'mark' = c.mark::text)"),
+    ("a policy of three failures is kept, and nothing that completed was given up", "
+        select format('run %s node %s: outcomes %s', a.run_id, a.node, array_agg(a.outcome order by a.attempt))
+        from longshore.execution_step_attempts a where a.node >= 0
+        group by a.run_id, a.node having count(*) filter (where a.outcome = 2) > 3"),
+    ("a retry waits as long as its policy says", "
+        select format('run %s node %s attempt %s began %s after a failure, not %s', run_id, node, attempt, claimed_at - failed_at, least_pause)
+        from (
+            select a.run_id, a.node, a.attempt, a.claimed_at,
+                lag(a.finished_at) over w as failed_at, lag(a.outcome) over w as outcome,
+                -- 200 ms doubled with each failure, less a fifth of jitter
+                interval '160 ms' * power(2, count(*) filter (where a.outcome = 2) over (w rows between unbounded preceding and 1 preceding) - 1) as least_pause
+            from longshore.execution_step_attempts a
+            join longshore.workflow_runs r using (run_id)
+            join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.id = 'f'
+            window w as (partition by a.run_id, a.node order by a.attempt)) t
+        where outcome = 2 and claimed_at - failed_at < least_pause"),
+    ("nothing starts after a cancel was acknowledged", "
+        select format('run %s node %s attempt %s was claimed %s after the cancel', a.run_id, a.node, a.attempt, a.claimed_at - c.at)
+        from chaos.canceled c join longshore.execution_step_attempts a using (run_id)
+        join longshore.workflow_runs r using (run_id)
+        where c.at is not null and r.state = 5 and a.node >= 0 and a.outcome in (1, 2) and a.claimed_at > c.at"),
+    ("no lease is left", "select format('lane %s, cycle %s: runs %s', lane_id, cycle, run_ids) from longshore.lanes"),
+    ("no closing is left", "select format('run %s, closed at %s', run_id, closed_at) from longshore.closed where closed_at < now() - interval '1 minute'"),
+    ("no session is left", "
+        select format('%s: %s', application_name, query) from pg_stat_activity
+        where datname = current_database() and backend_type = 'client backend' and application_name <> 'longshore-chaos'"),
+];
+
+/// Everything that is not as it must be; `ledger` was loaded before.
+pub(crate) async fn violations(session: &mut PgConnection) -> Result<Violations> {
+    let mut violations = Vec::new();
+    for (promise, sql) in CHECKS {
+        let broken: Vec<String> = sqlx::query_scalar(&format!("select * from ({sql}) broken limit 5"))
+            .fetch_all(&mut *session)
+            .await
+            .context(*promise)?;
+        violations.extend(broken.into_iter().map(|broken| format!("{promise}: {broken}")));
+    }
+    violations.extend(checks::broken_in(session).await);
+    Ok(violations)
+}
+
+/// What a window came to, for the table.
+#[derive(Clone, Debug, Default, sqlx::FromRow, serde::Serialize)]
+pub(crate) struct Figures {
+    /// Runs that ended.
+    pub(crate) runs: i64,
+    /// Steps that completed, failed for good or were skipped.
+    pub(crate) steps: i64,
+    /// Tries that were lost.
+    pub(crate) lost: i64,
+    /// Tries given back, uncharged.
+    pub(crate) released: i64,
+    /// Handlers that gave a result after their lease was taken back: none was accepted.
+    pub(crate) zombies: i64,
+    /// From the kill of a worker until its steps ran again, in seconds.
+    pub(crate) recovery_p50: Option<f64>,
+    /// The same at the 99th percentile.
+    pub(crate) recovery_p99: Option<f64>,
+}
+
+const FIGURES: &str = "
+    with again as (
+        select extract(epoch from n.claimed_at - k.at)::float8 as seconds
+        from longshore.execution_step_attempts l
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes w on w.version_id = r.version_id and w.node = l.node
+        join chaos.began b on b.run_id = l.run_id and b.node_id = w.id and b.attempt = l.attempt
+        join chaos.killed k on k.pid = b.pid
+        join longshore.execution_step_attempts n on n.run_id = l.run_id and n.node = l.node and n.attempt = l.attempt + 1
+        where l.outcome = 3 and n.claimed_at is not null and k.at <= n.claimed_at)
+    select (select count(*) from longshore.workflow_runs where state > 2) as runs,
+        (select count(*) from longshore.execution_step_attempts where outcome in (1, 2, 5) and node >= 0) as steps,
+        (select count(*) from longshore.execution_step_attempts where outcome = 3) as lost,
+        (select count(*) from longshore.execution_step_attempts where outcome = 6) as released,
+        (select count(*) from chaos.gave g
+            join longshore.workflow_runs r using (run_id)
+            join longshore.workflow_nodes w on w.version_id = r.version_id and w.id = g.node_id
+            join longshore.execution_step_attempts a on a.run_id = g.run_id and a.node = w.node and a.attempt = g.attempt
+            where a.outcome = 3) as zombies,
+        (select percentile_cont(0.5) within group (order by seconds) from again) as recovery_p50,
+        (select percentile_cont(0.99) within group (order by seconds) from again) as recovery_p99";
+
+/// See [`Figures`].
+pub(crate) async fn figures(session: &mut PgConnection) -> Result<Figures> {
+    Ok(sqlx::query_as(FIGURES).fetch_one(session).await?)
+}
+
+/// For each start of Postgres, the seconds until the fleet claimed again; none where nothing was claimed after it.
+pub(crate) async fn restarts(session: &mut PgConnection, ledger: &[Entry]) -> Result<Vec<f64>> {
+    let mut seconds = Vec::new();
+    for entry in ledger {
+        let Entry::Restarted { at } = entry else { continue };
+        let sql = "select extract(epoch from min(claimed_at) - $1)::float8 from longshore.execution_step_attempts where claimed_at >= $1";
+        seconds.extend(sqlx::query_scalar::<_, Option<f64>>(sql).bind(at).fetch_one(&mut *session).await?);
+    }
+    Ok(seconds)
+}
+
+/// Outcomes and their codes in the tables.
+const OUTCOMES: [(&str, i16); 4] = [("completed", 1), ("failed", 2), ("canceled", 4), ("released", 6)];
+
+/// The metrics of all processes together against the tables (what was canceled before anyone claimed it, no process counts): equal where none was killed (`whole`), else never more.
+pub(crate) async fn metrics(
+    session: &mut PgConnection,
+    scraped: &std::collections::BTreeMap<String, f64>,
+    whole: bool,
+) -> Result<Violations> {
+    let mut violations = Vec::new();
+    for (outcome, code) in OUTCOMES {
+        let sql = "select count(*) from longshore.execution_step_attempts a join longshore.workflow_runs r using (run_id)
+            join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node where a.outcome = $1 and n.type = 'task' and a.claimed_at is not null";
+        let rows: i64 = sqlx::query_scalar(sql).bind(code).fetch_one(&mut *session).await?;
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)] // far below 2^52
+        let counted = scraped.get(outcome).copied().unwrap_or(0.0).round() as i64;
+        if counted > rows || whole && outcome != "released" && counted < rows {
+            violations.push(format!("the metrics say {counted} attempts {outcome}, the table has {rows}"));
+        }
+    }
+    Ok(violations)
+}

@@ -1,0 +1,123 @@
+//! The way from the fleet to Postgres: a TCP proxy that can cut a connection right after its commit, slow all of them down, swallow what they send, or
+//! reset them. It reads just enough of the protocol to know the moment between a commit and its answer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Notify;
+
+/// How the connections are troubled at the moment, and how many were.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble {
+    /// So many of the next statements are committed and their answer is lost.
+    pub(crate) cut: AtomicU32,
+    /// Every answer waits this long.
+    pub(crate) delay_ms: AtomicU64,
+    /// Nothing arrives, and nobody is told.
+    pub(crate) swallow: AtomicBool,
+    reset: Notify,
+    pub(crate) hits: AtomicU32,
+}
+
+impl Trouble {
+    /// Close all connections at once.
+    pub(crate) fn reset(&self) {
+        self.reset.notify_waiters();
+    }
+
+    fn hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Listen here and lead every connection to the socket of Postgres, until the runtime ends. Returns the address.
+pub(crate) async fn listen(address: SocketAddr, socket: PathBuf, trouble: Arc<Trouble>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        loop {
+            let Ok((client, _)) = listener.accept().await else { continue };
+            let (socket, trouble) = (socket.clone(), trouble.clone());
+            tokio::spawn(async move {
+                // whatever ends a connection, both sides learn it by its end
+                let _ = lead(client, &socket, &trouble).await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn lead(client: TcpStream, socket: &Path, trouble: &Trouble) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    let server = UnixStream::connect(socket).await?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    to_server.write_all(&message(&mut from_client, true).await?.1).await?;
+    let cut = AtomicBool::new(false);
+    let forward = async {
+        loop {
+            let (kind, bytes) = message(&mut from_client, false).await?;
+            arrives(trouble).await;
+            // Bind: the statement that follows is the one whose answer gets lost
+            if kind == b'B'
+                && trouble.cut.try_update(Ordering::SeqCst, Ordering::SeqCst, |cuts| cuts.checked_sub(1)).is_ok()
+            {
+                cut.store(true, Ordering::SeqCst);
+            }
+            to_server.write_all(&bytes).await?;
+        }
+    };
+    let back = async {
+        loop {
+            let (kind, bytes) = message(&mut from_server, false).await?;
+            if cut.load(Ordering::SeqCst) {
+                if kind == b'Z' {
+                    trouble.hit();
+                    return Ok(());
+                }
+                continue;
+            }
+            let delay = trouble.delay_ms.load(Ordering::Relaxed);
+            if delay > 0 && kind == b'Z' {
+                trouble.hit();
+                tokio::time::sleep(Duration::from_millis(delay)).await;
+            }
+            arrives(trouble).await;
+            to_client.write_all(&bytes).await?;
+        }
+    };
+    tokio::select! {
+        ended = forward => ended,
+        ended = back => ended,
+        () = trouble.reset.notified() => { trouble.hit(); Ok(()) }
+    }
+}
+
+/// Returns when a packet would arrive: while all is swallowed, never (TCP sends again what the line lost).
+async fn arrives(trouble: &Trouble) {
+    if trouble.swallow.load(Ordering::Relaxed) {
+        trouble.hit();
+        while trouble.swallow.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// One message of the protocol: its type (0 for the first, which has none) and all its bytes.
+async fn message(from: &mut (impl AsyncRead + Unpin), first: bool) -> io::Result<(u8, Vec<u8>)> {
+    let mut bytes = vec![0; if first { 4 } else { 5 }];
+    from.read_exact(&mut bytes).await?;
+    let kind = if first { 0 } else { bytes[0] };
+    let head = bytes.len();
+    let length = u32::from_be_bytes([bytes[head - 4], bytes[head - 3], bytes[head - 2], bytes[head - 1]]) as usize;
+    bytes.resize(head + length.saturating_sub(4), 0);
+    from.read_exact(&mut bytes[head..]).await?;
+    Ok((kind, bytes))
+}

@@ -1,0 +1,134 @@
+//! A worker of the fleet under test: the worker library as anyone uses it, with handlers that write all they do to the ledger.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use longshore_worker::args::WorkerArgs;
+use longshore_worker::builtin::builtin;
+use longshore_worker::{Failure, Handlers, Step};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::ledger::{Entry, Ledger};
+
+/// What a worker of the fleet is told.
+#[derive(Args, Debug)]
+pub(crate) struct MemberArgs {
+    #[command(flatten)]
+    worker: WorkerArgs,
+    /// The folder of the ledger.
+    #[arg(long)]
+    ledger: PathBuf,
+}
+
+/// Be a worker until told to leave.
+pub(crate) fn run(args: MemberArgs) -> Result<ExitCode> {
+    let ledger = Arc::new(Ledger::open(&args.ledger)?);
+    longshore_worker::run(args.worker, handlers(ledger), std::future::pending())
+}
+
+fn handlers(ledger: Arc<Ledger>) -> Handlers {
+    let mut handlers = builtin();
+    for (name, handler) in [
+        ("ok", Does::Well),
+        ("slow", Does::Slowly),
+        ("flaky", Does::WellAtLast),
+        ("doomed", Does::Badly),
+        ("panic", Does::Panic),
+        ("abort", Does::Abort),
+        ("hang", Does::Hang),
+        ("hog", Does::Hog),
+        ("huge", Does::Huge),
+        ("nul", Does::Nul),
+    ] {
+        let ledger = ledger.clone();
+        handlers.add(name, move |step: Step, input: Value| {
+            let ledger = ledger.clone();
+            async move { work(&ledger, handler, &step, &input).await }
+        });
+    }
+    handlers
+}
+
+/// What a handler does between its two lines.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    Well,
+    Slowly,
+    /// Fails a step's first attempt, of some steps the second too.
+    WellAtLast,
+    /// Fails for good.
+    Badly,
+    Panic,
+    /// Ends the process.
+    Abort,
+    /// Never yields and heeds no cancellation.
+    Hang,
+    /// Takes memory until there is none.
+    Hog,
+    /// Gives 8 MiB.
+    Huge,
+    /// Gives what Postgres cannot store.
+    Nul,
+}
+
+async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result<Value, Failure> {
+    let mark = Uuid::new_v4();
+    let (run, node, attempt) = (step.run_id(), step.node().to_owned(), step.attempt());
+    let mut inputs = Vec::new();
+    marks(input, &mut inputs);
+    let began = Entry::Began { run, node: node.clone(), attempt, mark, inputs, pid: std::process::id() };
+    ledger.append(&began).map_err(|error| Failure::retryable(error.to_string()))?;
+    let mut output = json!({ "mark": mark });
+    match does {
+        Does::Well => {}
+        Does::Slowly => {
+            let pause = Duration::from_millis(100 + u64::from(mark.as_bytes()[0]));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = step.cancellation().cancelled() => return Err(Failure::canceled("canceled while at work")),
+            }
+        }
+        Does::WellAtLast => {
+            // of a policy of three failures, which losses and releases do not count toward
+            let fails = 1 + i32::from(run.as_bytes()[15] % 2);
+            if attempt <= fails {
+                return Err(Failure::retryable("not yet"));
+            }
+        }
+        Does::Badly => return Err(Failure::permanent("never")),
+        #[allow(clippy::panic)]
+        Does::Panic => panic!("a handler that panics"),
+        Does::Abort => std::process::abort(),
+        Does::Hang => loop {
+            std::thread::sleep(Duration::from_millis(50));
+        },
+        Does::Hog => {
+            let mut hoard: Vec<Vec<u8>> = Vec::new();
+            loop {
+                hoard.push(vec![1; 16 << 20]);
+                tokio::task::yield_now().await;
+            }
+        }
+        Does::Huge => output["huge"] = json!("x".repeat(8 << 20)),
+        Does::Nul => output["nul"] = json!("a\u{0}b"),
+    }
+    let gave = Entry::Gave { run, node, attempt, mark };
+    ledger.append(&gave).map_err(|error| Failure::retryable(error.to_string()))?;
+    Ok(output)
+}
+
+/// The marks that an input carries: those of the outputs it was made of.
+fn marks(input: &Value, found: &mut Vec<Uuid>) {
+    let Value::Object(fields) = input else { return };
+    for (name, value) in fields {
+        match value.as_str().map(Uuid::try_parse) {
+            Some(Ok(mark)) if name == "mark" => found.push(mark),
+            _ => marks(value, found),
+        }
+    }
+}

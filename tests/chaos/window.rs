@@ -1,0 +1,333 @@
+//! One window: set everything up, do the faults, let the fleet settle, drain it, and check.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use longshore::postgres::{Cluster, Listen};
+use longshore_core::definition::Definition;
+use longshore_core::{database, migrate, workflow};
+use sqlx::ConnectOptions;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::check;
+use crate::disk::Disk;
+use crate::faults::{self, Fault, POISON, World};
+use crate::fleet::{Fleet, Launch};
+use crate::ledger::{self, Ledger};
+use crate::link::{self, Trouble};
+use crate::load::{self, Load};
+use crate::partition::Partition;
+use crate::prometheus::Prometheus;
+use crate::report::Outcome;
+use crate::workload::{self, QUEUE};
+
+/// Slots of each worker.
+const SLOTS: u32 = 40;
+
+/// How long the fleet may take to settle, beyond ten leases.
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// Where Debian puts the library that fakes a process's clock.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// What a window is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) seconds: u64,
+    pub(crate) seed: u64,
+    pub(crate) workers: u32,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) load: i64,
+    pub(crate) lease: Duration,
+    pub(crate) old_worker: Option<PathBuf>,
+    pub(crate) keep: bool,
+}
+
+impl Settings {
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+}
+
+/// The faults that this machine can do, and what is missing for the others.
+pub(crate) fn able(old_worker: Option<&Path>) -> (Vec<Fault>, Vec<(Fault, String)>) {
+    let root = nix::unistd::geteuid().is_root();
+    let has = |program: &str| {
+        Command::new("sh")
+            .args(["-c", "command -v \"$0\" > /dev/null", program])
+            .status()
+            .is_ok_and(|found| found.success())
+    };
+    let needs = |fault: Fault| match fault {
+        Fault::Partition if !root || !has("ip") => Some("needs root and ip (iproute2) for a network namespace"),
+        Fault::Partition if Partition::make().is_err() => Some("needs the right to make network namespaces"),
+        Fault::Disk if !root => Some("needs root to mount a tmpfs"),
+        Fault::Clock if !Path::new(FAKETIME).exists() => Some("needs libfaketime"),
+        Fault::Poison if !has("prlimit") => Some("needs prlimit (util-linux), which keeps the memory hog in bounds"),
+        Fault::Old if old_worker.is_none() => Some("needs --old-worker, a longshore-worker built from an older commit"),
+        _ => None,
+    };
+    let (mut able, mut unable) = (Vec::new(), Vec::new());
+    for fault in Fault::value_variants() {
+        match needs(*fault) {
+            None => able.push(*fault),
+            Some(missing) => unable.push((*fault, missing.to_owned())),
+        }
+    }
+    (able, unable)
+}
+
+/// Do it.
+pub(crate) async fn run(settings: &Settings) -> Result<Outcome> {
+    let folder = tempfile::Builder::new().prefix("longshore-chaos-").tempdir()?;
+    // Postgres runs as another user when we are root; what is private in there is closed
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let postgres = folder.path().join("postgres");
+    let disk = if settings.has(Fault::Disk) { Some(Disk::mount(&postgres)?) } else { None };
+    let cluster = Arc::new(Cluster::at(&if disk.is_some() { postgres.join("cluster") } else { postgres })?);
+    let result = in_folder(settings, folder.path(), cluster.clone(), disk).await;
+    if settings.keep {
+        cluster.stop()?;
+        eprintln!("kept: {}", folder.keep().display());
+    } else {
+        cluster.remove()?;
+    }
+    result
+}
+
+async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, disk: Option<Disk>) -> Result<Outcome> {
+    let url = cluster.start(Listen::Socket).await?.url;
+    let direct = faults::direct(&url)?;
+    prepare(&direct).await?;
+    let trouble = Arc::new(Trouble::default());
+    let socket = direct.get_socket().context("the cluster has no socket")?;
+    let socket = socket.join(format!(".s.PGSQL.{}", direct.get_port()));
+    let way = link::listen(SocketAddr::from(([127, 0, 0, 1], 0)), socket.clone(), trouble.clone()).await?;
+    let partition = if settings.has(Fault::Partition) { Some(Partition::make()?) } else { None };
+    let apart = match &partition {
+        Some(partition) => Some(link::listen(SocketAddr::new(partition.here, 0), socket, trouble.clone()).await?),
+        None => None,
+    };
+    let through = |address: SocketAddr| {
+        let (user, database) = (direct.get_username(), direct.get_database().unwrap_or("postgres"));
+        format!("postgres://{user}@{address}/{database}?sslmode=disable")
+    };
+    let books = folder.join("ledger");
+    std::fs::create_dir(&books)?;
+    let ledger = Arc::new(Ledger::open(&books)?);
+    let launches = launches(settings, &books, &through(way), apart.map(through).zip(partition.as_ref()))?;
+    let fleet = Fleet::start(launches, folder, ledger.clone()).await?;
+    let prometheus = Prometheus::start(folder)?;
+    if prometheus.is_none() {
+        eprintln!("skipped: the sum of the metrics: needs prometheus");
+    }
+    let world = Arc::new(World {
+        cluster,
+        direct: direct.clone(),
+        trouble,
+        fleet: fleet.clone(),
+        ledger: ledger.clone(),
+        lease: settings.lease,
+        disk,
+        partition,
+        over: AtomicBool::new(false),
+        postgres: Mutex::new(()),
+    });
+    let load = Arc::new(Load {
+        pool: database::pool(&through(way), 8).await?,
+        kinds: workload::kinds(),
+        ledger,
+        runs: settings.load,
+        over: AtomicBool::new(false),
+        live: AtomicU64::new(0),
+        refused: AtomicU64::new(0),
+    });
+    let mut side = JoinSet::new();
+    side.spawn(fleet.clone().supervise());
+    side.spawn(load::enqueue(load.clone(), settings.seed));
+    let (hits, settled_after) = trouble_and_settle(settings, &world, &load, prometheus.as_ref()).await?;
+    let mut violations = Vec::new();
+    if settled_after.is_none() {
+        violations.push("the fleet did not settle".to_owned());
+    }
+    let scraped = match &prometheus {
+        Some(prometheus) => Some(prometheus.attempts().await?),
+        None => None,
+    };
+    load.pool.close().await;
+    let bad = fleet.stop(Duration::from_secs(60)).await?;
+    while let Some(ended) = side.join_next().await {
+        ended.context("a part of the harness panicked")??;
+    }
+    if bad > 0 {
+        violations.push(format!("{bad} workers did not drain well"));
+    }
+    if let Some(prometheus) = prometheus {
+        prometheus.stop().await?;
+    }
+    let session = &mut world.session().await?;
+    let entries = ledger::read(&books)?;
+    check::load(session, &entries).await?;
+    violations.extend(check::violations(session).await?);
+    violations.extend(nothing_hit(settings, &hits));
+    if let Some(scraped) = scraped {
+        let killed = fleet.crashes.load(Ordering::Relaxed) > 0 || hits.keys().any(|fault| disturbs(fault));
+        violations.extend(check::metrics(session, &scraped, !killed).await?);
+    }
+    let figures = check::figures(session).await?;
+    Ok(Outcome {
+        faults: settings.faults.iter().map(|fault| fault.name()).collect(),
+        seed: settings.seed,
+        seconds: settings.seconds,
+        workers: settings.workers,
+        hits,
+        #[allow(clippy::cast_precision_loss)] // far below 2^52
+        steps_per_s: figures.steps as f64 / (settings.seconds as f64 + settled_after.unwrap_or_default()),
+        restarts: check::restarts(session, &entries).await?,
+        figures,
+        settled_after: settled_after.unwrap_or(f64::INFINITY),
+        refused: load.refused.load(Ordering::Relaxed),
+        violations,
+    })
+}
+
+/// The schema, and every workflow of the load.
+async fn prepare(direct: &sqlx::postgres::PgConnectOptions) -> Result<()> {
+    let mut session = direct.connect().await?;
+    migrate::up(&mut session).await?;
+    let definitions = workload::kinds().into_iter().map(|kind| kind.definition).chain(POISON.map(workload::poison));
+    for definition in definitions {
+        let definition = Definition::from_json(&definition).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+        workflow::publish(&mut session, &definition).await?;
+    }
+    Ok(())
+}
+
+/// How each worker is started; some faults are how one of them is.
+fn launches(settings: &Settings, books: &Path, url: &str, apart: Option<(String, &Partition)>) -> Result<Vec<Launch>> {
+    let me = std::env::current_exe()?;
+    let lease = format!("{}ms", settings.lease.as_millis());
+    let mut launches = Vec::new();
+    for number in 0..settings.workers {
+        let mut environment = vec![
+            ("LONGSHORE_DATABASE_URL".to_owned(), url.to_owned()),
+            ("LONGSHORE_LOG".to_owned(), "info,sqlx=error".to_owned()),
+        ];
+        let queue = format!("{QUEUE}={SLOTS}");
+        let mut arguments: Vec<String> =
+            ["--queue", &queue, "--lease", &lease, "--grace", "5s"].map(str::to_owned).to_vec();
+        if number > 0 {
+            arguments.push("--no-system-lane".to_owned());
+        }
+        let mut prefix = Vec::new();
+        let mut program = me.clone();
+        match number {
+            0 if settings.has(Fault::Clock) => environment.extend([
+                ("LD_PRELOAD".to_owned(), FAKETIME.to_owned()),
+                ("FAKETIME".to_owned(), "+1h".to_owned()),
+                ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".to_owned()),
+            ]),
+            1 => {
+                if let Some((url, partition)) = &apart {
+                    environment[0].1.clone_from(url);
+                    prefix = partition.prefix();
+                    arguments.extend(["--listen".to_owned(), format!("{}:0", partition.there)]);
+                }
+            }
+            2 | 3 if settings.has(Fault::Pool) => {
+                arguments.extend(["--connections".to_owned(), (number - 1).to_string()]);
+            }
+            _ => {}
+        }
+        let old = settings.old_worker.as_ref().filter(|_| settings.has(Fault::Old) && number == 4 % settings.workers);
+        if let Some(old) = old {
+            program.clone_from(old);
+        } else {
+            arguments.splice(0..0, ["member".to_owned(), "--ledger".to_owned(), books.to_string_lossy().into_owned()]);
+        }
+        if settings.has(Fault::Poison) {
+            let words = ["prlimit".to_owned(), format!("--as={}", 3_u64 << 30)];
+            prefix.extend(words);
+        }
+        launches.push(Launch { prefix, program, arguments, environment });
+    }
+    Ok(launches)
+}
+
+/// The faults, and then the quiet after them. Returns what each hit and how long the fleet took to settle; none when it did not.
+async fn trouble_and_settle(
+    settings: &Settings,
+    world: &Arc<World>,
+    load: &Arc<Load>,
+    prometheus: Option<&Prometheus>,
+) -> Result<(BTreeMap<String, u32>, Option<f64>)> {
+    let faults = futures::future::try_join_all(settings.faults.iter().map(|fault| async move {
+        Ok::<_, anyhow::Error>((fault.name(), faults::run(*fault, world, settings.seed).await?))
+    }));
+    let watch = async || match prometheus {
+        Some(prometheus) => prometheus.watch(&world.fleet.addresses().await),
+        None => Ok(()),
+    };
+    let window = async {
+        let until = Instant::now() + Duration::from_secs(settings.seconds);
+        while Instant::now() < until {
+            watch().await?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        load.over.store(true, Ordering::SeqCst);
+        world.over.store(true, Ordering::SeqCst);
+        Ok(())
+    };
+    let (hits, ()) = tokio::try_join!(faults, window)?;
+    let mut hits: BTreeMap<String, u32> = hits.into_iter().collect();
+    world.start_postgres().await?;
+    let quiet = Instant::now();
+    let patience = SETTLE + settings.lease * 10;
+    let mut settled = None;
+    while settled.is_none() && quiet.elapsed() < patience {
+        watch().await?;
+        if settings.has(Fault::Poison) {
+            world.fleet.kill_the_dead().await?;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let left = "select (select count(*) from longshore.workflow_runs where state in (1, 2)) + (select count(*) from longshore.closed)";
+        let Ok(mut session) = world.session().await else { continue };
+        let left: i64 = sqlx::query_scalar(left).fetch_one(&mut session).await?;
+        settled = (left == 0).then(|| quiet.elapsed().as_secs_f64());
+    }
+    // two scrapes more, so that the last figures are told
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    counted(settings, world, &mut hits);
+    Ok((hits, settled))
+}
+
+/// What the faults hit that are how the fleet was started.
+fn counted(settings: &Settings, world: &World, hits: &mut BTreeMap<String, u32>) {
+    for (fault, hit) in [(Fault::Clock, 1), (Fault::Pool, 2), (Fault::Old, 1)] {
+        if settings.has(fault) {
+            hits.insert(fault.name(), hit);
+        }
+    }
+    if settings.has(Fault::Restart) {
+        hits.insert(Fault::Restart.name(), world.fleet.leaves.load(Ordering::Relaxed));
+    }
+}
+
+/// Whether figures of a process may be missing from what Prometheus last saw.
+fn disturbs(fault: &str) -> bool {
+    !["clock", "pool", "snapshot", "listen", "errors"].contains(&fault)
+}
+
+/// Faults that hit nothing: they prove nothing.
+fn nothing_hit(settings: &Settings, hits: &BTreeMap<String, u32>) -> Vec<String> {
+    let hit = |fault: &&Fault| hits.get(&fault.name()).is_none_or(|hits| *hits == 0);
+    settings.faults.iter().filter(hit).map(|fault| format!("the fault {} hit nothing", fault.name())).collect()
+}
