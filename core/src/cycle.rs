@@ -404,7 +404,9 @@ async fn send(
     batch: &Batch,
 ) -> Result<Option<Passed>, sqlx::Error> {
     let (b, joins, ends, ended) = (batch, &batch.joins, &batch.endings, &batch.attempts);
-    let (delayed, ready, claim) = (&b.delayed, &b.ready, &b.claim.sources);
+    let (delayed, ready, claim) = (&b.delayed, b.ready.as_slice(), &b.claim.sources);
+    #[cfg(feature = "broken")]
+    let ready = if crate::broken::second_transaction() { &[] } else { ready };
     let key = |step: &HeldStep| (step.run_id, step.frame, step.node, step.kind, step.attempt);
     let holds: Vec<_> =
         b.held.iter().map(|h| (h.run_id, h.frame, h.node, h.kind, h.attempt)).chain(b.kept.iter().map(key)).collect();
@@ -494,11 +496,13 @@ async fn send(
         .bind(column(&holds, |h| h.3.code()))
         .bind(column(&holds, |h| h.4))
         .bind(column(&b.held, |h| h.claimed_at))
-        .fetch_all(connection)
+        .fetch_all(&mut *connection)
         .await?;
     if rows.is_empty() {
         return Ok(None);
     }
+    #[cfg(feature = "broken")]
+    crate::broken::enqueue(connection, &b.ready).await?;
     read_passed(&rows).map(Some)
 }
 

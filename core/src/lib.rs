@@ -19,6 +19,13 @@ pub mod successor;
 pub mod attempt;
 pub mod queue;
 
+#[cfg(feature = "broken")]
+pub mod broken;
+#[cfg(all(feature = "broken", not(debug_assertions)))]
+compile_error!(
+    "the feature `broken` leaves out what keeps runs from being lost: it is for tests of the checker, in debug builds"
+);
+
 // Storage: each owns the SQL of its folder in core/sql.
 pub mod complete;
 pub mod cycle;

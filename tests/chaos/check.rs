@@ -225,6 +225,13 @@ pub(crate) async fn violations(session: &mut PgConnection) -> Result<Violations>
     Ok(violations)
 }
 
+/// Runs and closings that are not done with, and how many attempts are recorded.
+pub(crate) async fn left(session: &mut PgConnection) -> Result<(i64, i64)> {
+    let sql = "select (select count(*) from longshore.workflow_runs where state in (1, 2)) + (select count(*) from longshore.closed),
+        (select count(*) from longshore.execution_step_attempts)";
+    Ok(sqlx::query_as(sql).fetch_one(session).await?)
+}
+
 /// What a window came to, for the table.
 #[derive(Clone, Debug, Default, sqlx::FromRow, serde::Serialize)]
 pub(crate) struct Figures {

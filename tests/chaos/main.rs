@@ -2,6 +2,8 @@
 //! a ledger kept outside of it. `longshore chaos` is this program.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a command line
 
+#[cfg(feature = "broken")]
+mod broken;
 mod check;
 mod disk;
 mod faults;
@@ -59,6 +61,10 @@ struct Arguments {
     /// Keep the folder with all logs, the ledger and the cluster's data
     #[arg(long)]
     keep: bool,
+    /// Leave out a rule of the engine, to see whether the checker finds out
+    #[cfg(feature = "broken")]
+    #[arg(long)]
+    broken: Option<broken::Broken>,
     /// How results are printed
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -133,6 +139,8 @@ async fn windows(arguments: &Arguments) -> Result<bool> {
                 lease: arguments.lease,
                 old_worker: arguments.old_worker.clone(),
                 keep: arguments.keep,
+                #[cfg(feature = "broken")]
+                broken: arguments.broken,
             };
             let result = tokio::select! {
                 result = window::run(&settings) => result?,

@@ -36,7 +36,7 @@ fn handlers(ledger: Arc<Ledger>) -> Handlers {
     for (name, handler) in [
         ("ok", Does::Well),
         ("slow", Does::Slowly),
-        ("flaky", Does::WellAtLast),
+        ("retried", Does::WellAtLast),
         ("doomed", Does::Badly),
         ("panic", Does::Panic),
         ("abort", Does::Abort),

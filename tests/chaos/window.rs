@@ -27,13 +27,13 @@ use crate::load::{self, Load};
 use crate::partition::Partition;
 use crate::prometheus::Prometheus;
 use crate::report::Outcome;
-use crate::workload::{self, QUEUE};
+use crate::workload::{self, PLAIN, QUEUE};
 
 /// Slots of each worker.
 const SLOTS: u32 = 40;
 
-/// How long the fleet may take to settle, beyond ten leases.
-const SETTLE: Duration = Duration::from_secs(120);
+/// A fleet that has recorded nothing for this long, beyond four leases, will not settle.
+const NO_PROGRESS: Duration = Duration::from_secs(10);
 
 /// Where Debian puts the library that fakes a process's clock.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) lease: Duration,
     pub(crate) old_worker: Option<PathBuf>,
     pub(crate) keep: bool,
+    #[cfg(feature = "broken")]
+    pub(crate) broken: Option<crate::broken::Broken>,
 }
 
 impl Settings {
@@ -107,6 +109,10 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     let url = cluster.start(Listen::Socket).await?.url;
     let direct = faults::direct(&url)?;
     prepare(&direct).await?;
+    #[cfg(feature = "broken")]
+    if let Some(broken) = settings.broken {
+        broken.install(&mut direct.connect().await?).await?;
+    }
     let trouble = Arc::new(Trouble::default());
     let socket = direct.get_socket().context("the cluster has no socket")?;
     let socket = socket.join(format!(".s.PGSQL.{}", direct.get_port()));
@@ -221,9 +227,11 @@ fn launches(settings: &Settings, books: &Path, url: &str, apart: Option<(String,
             ("LONGSHORE_DATABASE_URL".to_owned(), url.to_owned()),
             ("LONGSHORE_LOG".to_owned(), "info,sqlx=error".to_owned()),
         ];
-        let queue = format!("{QUEUE}={SLOTS}");
+        #[cfg(feature = "broken")]
+        environment.extend(settings.broken.map(|broken| (longshore_core::broken::VARIABLE.to_owned(), broken.name())));
+        let plain = format!("{PLAIN}={SLOTS}");
         let mut arguments: Vec<String> =
-            ["--queue", &queue, "--lease", &lease, "--grace", "5s"].map(str::to_owned).to_vec();
+            ["--queue", &plain, "--lease", &lease, "--grace", "5s"].map(str::to_owned).to_vec();
         if number > 0 {
             arguments.push("--no-system-lane".to_owned());
         }
@@ -251,7 +259,9 @@ fn launches(settings: &Settings, books: &Path, url: &str, apart: Option<(String,
         if let Some(old) = old {
             program.clone_from(old);
         } else {
-            arguments.splice(0..0, ["member".to_owned(), "--ledger".to_owned(), books.to_string_lossy().into_owned()]);
+            let (books, queue) = (books.to_string_lossy().into_owned(), format!("{QUEUE}={SLOTS}"));
+            let words = ["member".to_owned(), "--ledger".to_owned(), books, "--queue".to_owned(), queue];
+            arguments.splice(0..0, words);
         }
         if settings.has(Fault::Poison) {
             let words = ["prlimit".to_owned(), format!("--as={}", 3_u64 << 30)];
@@ -290,18 +300,20 @@ async fn trouble_and_settle(
     let mut hits: BTreeMap<String, u32> = hits.into_iter().collect();
     world.start_postgres().await?;
     let quiet = Instant::now();
-    let patience = SETTLE + settings.lease * 10;
-    let mut settled = None;
-    while settled.is_none() && quiet.elapsed() < patience {
+    let patience = NO_PROGRESS + settings.lease * 4;
+    let (mut settled, mut recorded, mut progress) = (None, 0, Instant::now());
+    while settled.is_none() && progress.elapsed() < patience {
         watch().await?;
         if settings.has(Fault::Poison) {
             world.fleet.kill_the_dead().await?;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let left = "select (select count(*) from longshore.workflow_runs where state in (1, 2)) + (select count(*) from longshore.closed)";
         let Ok(mut session) = world.session().await else { continue };
-        let left: i64 = sqlx::query_scalar(left).fetch_one(&mut session).await?;
+        let (left, now_recorded) = check::left(&mut session).await?;
         settled = (left == 0).then(|| quiet.elapsed().as_secs_f64());
+        if now_recorded > recorded {
+            (recorded, progress) = (now_recorded, Instant::now());
+        }
     }
     // two scrapes more, so that the last figures are told
     tokio::time::sleep(Duration::from_millis(2500)).await;

@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-/// The queue all of them use.
+/// The queue of nearly all of them.
 pub(crate) const QUEUE: &str = "chaos";
+
+/// The queue of what any worker can do, with the handlers it is built with.
+pub(crate) const PLAIN: &str = "plain";
 
 /// The largest `x` of a run's input, plus one; conditions divide it in the middle.
 pub(crate) const X: i64 = 100;
@@ -76,7 +79,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
     let flaky = kind(
         "flaky",
         8,
-        vec![task("a", "ok"), task("f", "flaky"), task("z", "ok")],
+        vec![task("a", "ok"), task("f", "retried"), task("z", "ok")],
         vec![json!(["a", "f"]), json!(["f", "z"])],
     );
     let compensate = kind(
@@ -91,6 +94,8 @@ pub(crate) fn kinds() -> Vec<Kind> {
             json!(["refund", "z"]),
         ],
     );
+    let mut plain = chain("plain", "echo", 5, 6);
+    plain.definition["queue"] = json!(PLAIN);
     let mut failing = kind(
         "failing",
         4,
@@ -115,6 +120,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         compensate,
         failing,
         delayed,
+        plain,
     ]
 }
 
