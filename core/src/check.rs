@@ -4,9 +4,10 @@
 //! what a `Graph` is made of.
 
 mod references;
+mod schema;
 mod shape;
 
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::definition::{
@@ -68,9 +69,9 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
     if let Some(queue) = &definition.queue {
         check_name("queue", queue, &mut problems);
     }
-    let schema = definition.input_schema.as_ref().and_then(|schema| compile_schema(schema, &mut problems));
+    let schema = definition.input_schema.as_ref().and_then(|schema| schema::compile(schema, &mut problems));
     let shape = Shape::of(definition, &mut problems);
-    let mut references = References::default();
+    let mut references = References::new(definition, &shape);
     let nodes = definition.nodes.iter().enumerate();
     let nodes = nodes.map(|(n, node)| check_node(n, node, &mut references, &mut problems)).collect();
     let edges = definition.edges.iter().enumerate();
@@ -97,8 +98,8 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
         template.each_reference("output", &mut |path, found| references.add(path, Place::Output, found));
         template
     });
-    references.check(definition, &shape, &mut problems);
-    if problems.is_empty() { Ok(Checked { nodes, whens, output, schema }) } else { Err(Problems(problems)) }
+    problems.extend(references.problems());
+    if problems.is_empty() { Ok(Checked { nodes, whens, output, schema }) } else { Err(Problems::of(problems)) }
 }
 
 fn check_name(path: &str, name: &str, problems: &mut Vec<Problem>) {
@@ -107,20 +108,14 @@ fn check_name(path: &str, name: &str, problems: &mut Vec<Problem>) {
         problems.push(Problem::new(path, format!("`{short}` is no name"), ID_FIX));
     } else if name.is_empty() && path == "name" {
         // An empty text elsewhere was noted when it was read.
-        push_once(problems, Problem::new(path, "it is missing", "give it"));
-    }
-}
-
-fn push_once(problems: &mut Vec<Problem>, problem: Problem) {
-    if !problems.contains(&problem) {
-        problems.push(problem);
+        problems.push(Problem::new(path, "it is missing", "give it"));
     }
 }
 
 fn check_node(
     number: usize,
     node: &NodeDefinition,
-    references: &mut References,
+    references: &mut References<'_>,
     problems: &mut Vec<Problem>,
 ) -> CheckedNode {
     let path = format!("nodes[{number}]");
@@ -148,7 +143,7 @@ fn check_node(
                 problems.push(Problem::new(format!("{path}.timeout"), "it is out of range", fix));
             }
             for (field, message, fix) in retry.iter().flat_map(|retry| retry.validate()) {
-                push_once(problems, Problem::new(format!("{path}.retry.{field}"), message, fix));
+                problems.push(Problem::new(format!("{path}.retry.{field}"), message, fix));
             }
             Program::Task
         }
@@ -194,20 +189,6 @@ fn check_node(
         problems.push(Problem::new(format!("{path}.join"), "it is zero", "use \"any\" or at least 1"));
     }
     CheckedNode { input, program }
-}
-
-fn compile_schema(schema: &Value, problems: &mut Vec<Problem>) -> Option<Validator> {
-    // The linear engine: no pattern of a schema can hang a start.
-    let compiled = jsonschema::options().with_pattern_options(PatternOptions::regex()).offline().build(schema);
-    match compiled {
-        Ok(validator) => Some(validator),
-        Err(error) => {
-            let message: String = error.to_string().chars().take(300).collect();
-            let fix = "correct the JSON Schema; it may refer only to itself, and patterns may not look around";
-            problems.push(Problem::new("input_schema", message, fix));
-            None
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod problem;
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 use sha2::{Digest, Sha256};
 
 pub use problem::{Problem, Problems};
@@ -187,7 +187,8 @@ impl Definition {
         if let Err(more) = crate::check::check(&definition) {
             problems.extend(more.0);
         }
-        if problems.is_empty() { Ok(definition) } else { Err(Problems(problems)) }
+        // A field that is wrong by itself is noted when it is read and again when it is checked.
+        if problems.is_empty() { Ok(definition) } else { Err(Problems::of(problems)) }
     }
 
     /// The canonical JSON: edges as objects, durations in their shortest spelling, defaults left out. Reading it
@@ -324,6 +325,20 @@ fn write_sorted(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
+        Value::Number(number) => out.push_str(&stored_number(number)),
         leaf => out.push_str(&leaf.to_string()),
+    }
+}
+
+/// The number as it reads when it comes back from Postgres, whose `jsonb` knows no exponents and no negative zero: the
+/// hash of a version must be that of what is stored.
+fn stored_number(number: &Number) -> String {
+    match number.as_f64() {
+        Some(float) if number.is_f64() && float == 0.0 => "0.0".to_owned(),
+        Some(float) if number.is_f64() && float.abs() >= 1e16 => match format!("{float}").parse::<Value>() {
+            Ok(read) => read.to_string(),
+            Err(_) => number.to_string(),
+        },
+        _ => number.to_string(),
     }
 }

@@ -7,9 +7,11 @@
 mod functions;
 mod parse;
 mod path;
+mod slice;
 mod template;
+mod work;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -76,36 +78,42 @@ pub enum Found {
 }
 
 impl Found {
-    fn value(&self) -> Value {
-        match self {
-            Self::Json(payload) => Value::from_serialize(payload.value()),
+    /// The value; the error when it is JSON that no reader takes, such as what was started from SQL with a thousand
+    /// brackets or a number of a thousand digits.
+    fn value(&self) -> Result<Value, serde_json::Error> {
+        Ok(match self {
+            Self::Json(payload) => Value::from_serialize(payload.parse::<serde_json::Value>()?),
             Self::Text(text) => Value::from(text.as_str()),
             Self::Number(number) => Value::from(*number),
             Self::Null => Value::from(()),
-        }
+        })
     }
 }
 
-/// The values that expressions read, each looked up and parsed once however many expressions read it. It lives as
-/// long as one decision.
+/// The values that expressions read, each looked up and parsed once however many expressions read it, and the work
+/// that is left to them. It lives as long as one decision.
 pub struct Scope<'a> {
     find: &'a dyn Fn(&Reference) -> Found,
     parsed: RefCell<BTreeMap<Reference, Value>>,
+    work: Cell<u64>,
 }
 
 impl<'a> Scope<'a> {
     /// A scope whose references are looked up by `find`.
     pub fn new(find: &'a dyn Fn(&Reference) -> Found) -> Self {
-        Self { find, parsed: RefCell::new(BTreeMap::new()) }
+        Self { find, parsed: RefCell::new(BTreeMap::new()), work: Cell::new(work::MAX_WORK) }
     }
 
-    fn value(&self, reference: &Reference) -> Value {
-        let known = self.parsed.borrow().get(reference).cloned();
-        known.unwrap_or_else(|| {
-            let value = (self.find)(reference).value();
-            self.parsed.borrow_mut().insert(reference.clone(), value.clone());
-            value
-        })
+    fn value(&self, reference: &Reference) -> Result<Value, minijinja::Error> {
+        if let Some(known) = self.parsed.borrow().get(reference) {
+            return Ok(known.clone());
+        }
+        let value = (self.find)(reference).value().map_err(|error| {
+            let why = format!("{reference} cannot be read: {error}");
+            minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, why)
+        })?;
+        self.parsed.borrow_mut().insert(reference.clone(), value.clone());
+        Ok(value)
     }
 }
 
@@ -175,9 +183,12 @@ impl Expression {
     fn json(&self, scope: &Scope<'_>) -> Result<String, StepError> {
         if let (Some(steps), [reference]) = (&self.path, self.references.as_slice())
             && let Found::Json(payload) = (scope.find)(reference)
-            && let Some(found) = path::walk(payload.as_str(), steps)
         {
-            return Ok(found.to_owned());
+            let cost = work::units(payload.as_str()) * (1 + steps.len() as u64);
+            work::within(&scope.work, || work::pay_units(cost)).map_err(|error| self.failed(&error))?;
+            if let Some(found) = path::walk(payload.as_str(), steps) {
+                return Ok(found.to_owned());
+            }
         }
         functions::json(&self.value(scope)?).map_err(|error| self.failed(&error))
     }
@@ -189,11 +200,14 @@ impl Expression {
     }
 
     fn value(&self, scope: &Scope<'_>) -> Result<Value, StepError> {
-        let variables: Value = (0..)
+        let variables = (0..)
             .zip(&self.references)
-            .map(|(place, reference): (usize, _)| (format!("r{place}"), scope.value(reference)))
-            .collect();
-        self.program.eval(variables).map_err(|error| self.failed(&error))
+            .map(|(place, reference): (usize, _)| Ok((format!("r{place}"), scope.value(reference)?)))
+            .collect::<Result<Vec<_>, _>>();
+        let evaluate = |variables: Vec<(String, Value)>| {
+            work::within(&scope.work, || self.program.eval(Value::from_iter(variables)))
+        };
+        variables.and_then(evaluate).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &minijinja::Error) -> StepError {

@@ -6,6 +6,7 @@ pub mod checks;
 pub mod dags;
 pub mod database;
 pub mod fleet;
+pub mod fuzz;
 pub mod lane;
 pub mod process;
 pub mod proxy;

@@ -98,6 +98,7 @@ async fn every_refusal_has_its_sqlstate_and_writes_nothing() {
     assert_eq!(refused(&fleet, "'w', key => ''").await, ("LS006".into(), json!({"length": 0})));
     assert_eq!(refused(&fleet, "'w', key => repeat('k', 513)").await, ("LS006".into(), json!({"length": 513})));
     assert_eq!(refused(&fleet, "'w', run_at => 'infinity'").await.0, "22008");
+    assert_eq!(refused(&fleet, "'w', run_at => '10000-01-01 00:00:00+00'").await.0, "22008");
     assert_eq!(
         start(&fleet, "'w', '{\"a\":   1.0}', key => 'k'").await.unwrap(),
         run,

@@ -4,12 +4,13 @@
 --   p_workflows   names of workflows
 --   p_inputs      JSON text; null is {}
 --   p_keys        idempotency keys; null is none. The same key with an equal input is the run that is there: created = false
---   p_run_ats     not before; null or in the past is now
+--   p_run_ats     not before; null or in the past is now; up to the year 9999
 --   p_priorities  0 to 3, 0 first; null is 1
 --   p_versions    version numbers; null is the latest
 -- Returns a row for each element, in order; ordinal counts from 1.
 -- Errors: LS001 unknown workflow, LS002 unknown version, LS003 payload too large, LS004 invalid priority, LS005 key_conflict, LS006 bad key;
--- the detail is a JSON object for programs.
+-- the detail is a JSON object for programs. Postgres' own: class 22 for input that is no jsonb and a run_at out of range, 54001 for JSON that is
+-- nested deeper than its stack, 40001 when the run with the key was pruned meanwhile.
 create or replace function longshore.start_runs(p_workflows text[], p_inputs text[], p_keys text[], p_run_ats timestamptz[],
     p_priorities smallint[], p_versions int[])
 returns table(ordinal int, run_id uuid, created boolean)
@@ -24,6 +25,7 @@ declare
     p_shard constant smallint := 0;                              -- every run lives on shard 0 today
     v_limit constant bigint := coalesce(nullif(current_setting('longshore.max_payload_bytes', true), '')::bigint, 1048576);
     v_now constant timestamptz := clock_timestamp();
+    v_end constant timestamptz := '10000-01-01 00:00:00+00';     -- clients cannot read all times beyond it, and it leaves out infinity
     v_bad record;
     v_workflow_ids int[];
     v_version_ids int[];
@@ -59,7 +61,7 @@ begin
         from unnest(p_workflows, p_versions, v_priorities, p_run_ats, p_keys, p_inputs, v_workflow_ids, v_version_ids)
             with ordinality t(workflow, version, priority, run_at, key, input, workflow_id, version_id, n)
         where t.workflow_id is null or t.version_id is null or octet_length(t.input) > v_limit or t.priority not between 0 and 3
-            or t.key = '' or length(t.key) > 512 or t.run_at = 'infinity'
+            or t.key = '' or length(t.key) > 512 or t.run_at >= v_end
         order by t.n limit 1
     loop
         if v_bad.workflow_id is null or (v_bad.version_id is null and v_bad.version is null) then
@@ -80,7 +82,7 @@ begin
             raise exception 'a key has 1 to 512 characters, this one has %', length(v_bad.key)
                 using errcode = 'LS006', detail = jsonb_build_object('length', length(v_bad.key));
         else
-            raise exception 'run_at cannot be infinity' using errcode = '22008';
+            raise exception 'run_at is beyond the year 9999' using errcode = '22008';
         end if;
     end loop;
 

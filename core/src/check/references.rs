@@ -1,5 +1,7 @@
 //! Whether expressions refer to nodes that exist and have run by then.
 
+use std::fmt::Display;
+
 use super::Shape;
 use super::shape::short;
 use crate::definition::{Definition, Problem};
@@ -18,43 +20,47 @@ pub(super) enum Place {
     Output,
 }
 
-/// The references of a definition, to be checked when all are known.
-#[derive(Default)]
-pub(super) struct References(Vec<(String, Place, Reference)>);
+/// What is wrong with the references of a definition. Each is checked as it is found, so that only wrong ones cost
+/// memory.
+pub(super) struct References<'d> {
+    definition: &'d Definition,
+    shape: &'d Shape<'d>,
+    ancestors: Option<Ancestors>,
+    problems: Vec<Problem>,
+}
 
-impl References {
-    pub(super) fn add(&mut self, path: &str, place: Place, references: &[Reference]) {
-        // What every place may read needs no check.
-        let of_interest = references.iter().filter(|reference| {
-            matches!(reference, Reference::Output(_) | Reference::Failure(_) | Reference::Error | Reference::Input)
-        });
-        self.0.extend(of_interest.map(|reference| (path.to_owned(), place, reference.clone())));
+impl<'d> References<'d> {
+    pub(super) fn new(definition: &'d Definition, shape: &'d Shape<'d>) -> Self {
+        Self { definition, shape, ancestors: None, problems: Vec::new() }
     }
 
-    pub(super) fn check(self, definition: &Definition, shape: &Shape<'_>, problems: &mut Vec<Problem>) {
-        let mut ancestors = None;
-        for (path, place, reference) in self.0 {
-            let wrong = match &reference {
-                Reference::Input => match place {
-                    Place::Own(_) => None,
-                    _ => {
-                        Some(("`input` is not known here".to_owned(), "use run.input or nodes.<id>.output".to_owned()))
-                    }
-                },
-                Reference::Error => check_error(place, shape),
-                Reference::Output(id) | Reference::Failure(id) => match shape.numbers.get(id.as_str()) {
-                    None => {
-                        let message =
-                            format!("`{}` refers to a node that does not exist", short(&reference.to_string()));
-                        Some((message, "name a node of this definition".to_owned()))
-                    }
-                    Some(&node) => check_node(&reference, id, node, place, definition, shape, &mut ancestors),
-                },
-                _ => None,
-            };
-            if let Some((message, fix)) = wrong {
-                problems.push(Problem::new(path, message, fix));
+    pub(super) fn add(&mut self, path: impl Display, place: Place, references: &[Reference]) {
+        for reference in references {
+            if let Some((message, fix)) = self.check(place, reference) {
+                self.problems.push(Problem::new(path.to_string(), message, fix));
             }
+        }
+    }
+
+    pub(super) fn problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    fn check(&mut self, place: Place, reference: &Reference) -> Option<(String, String)> {
+        match reference {
+            Reference::Input => match place {
+                Place::Own(_) => None,
+                _ => Some(("`input` is not known here".to_owned(), "use run.input or nodes.<id>.output".to_owned())),
+            },
+            Reference::Error => check_error(place, self.shape),
+            Reference::Output(id) | Reference::Failure(id) => match self.shape.numbers.get(id.as_str()) {
+                None => {
+                    let message = format!("`{}` refers to a node that does not exist", short(&reference.to_string()));
+                    Some((message, "name a node of this definition".to_owned()))
+                }
+                Some(&node) => check_node(reference, id, node, place, self.definition, self.shape, &mut self.ancestors),
+            },
+            _ => None, // What every place may read.
         }
     }
 }
@@ -90,7 +96,7 @@ fn check_node(
         return None;
     }
     // A node of a cycle or behind one has no certain ancestors; the cycle is noted already.
-    let known = shape.predecessors(at).contains(&node)
+    let known = shape.predecessors(at).binary_search(&node).is_ok()
         || ancestors.get_or_insert_with(|| Ancestors::of(shape, definition.nodes.len())).has(at, node);
     if known {
         return None;
@@ -116,7 +122,7 @@ impl Ancestors {
             if let Some(unknown) = this.unknown.get_mut(node) {
                 *unknown = false;
             }
-            for from in shape.predecessors(node) {
+            for &from in shape.predecessors(node) {
                 for word in 0..words {
                     let above = this.bits.get(from * words + word).copied().unwrap_or(0);
                     if let Some(bits) = this.bits.get_mut(node * words + word) {

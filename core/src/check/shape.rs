@@ -4,6 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use crate::definition::{Definition, JoinRule, NodeType, On, Problem, is_id};
 
+/// How many cycles are named at most.
+const MAX_CYCLES: usize = 100;
+
 /// Nodes and edges by number. Edges whose ends do not exist are left out.
 pub(crate) struct Shape<'d> {
     /// The number of each id; of the first node when an id is there twice.
@@ -14,6 +17,8 @@ pub(crate) struct Shape<'d> {
     pub outgoing: Vec<Vec<usize>>,
     /// Edges that lead to each node.
     pub incoming: Vec<Vec<usize>>,
+    /// Distinct predecessors of each node, in definition order.
+    predecessors: Vec<Vec<usize>>,
     /// The nodes so that each comes after its predecessors; without those of a cycle or behind one.
     pub order: Vec<usize>,
 }
@@ -27,6 +32,7 @@ impl<'d> Shape<'d> {
             ends: Vec::with_capacity(definition.edges.len()),
             outgoing: vec![Vec::new(); count],
             incoming: vec![Vec::new(); count],
+            predecessors: vec![Vec::new(); count],
             order: Vec::with_capacity(count),
         };
         shape.read_ids(definition, problems);
@@ -37,12 +43,8 @@ impl<'d> Shape<'d> {
     }
 
     /// Distinct predecessors of a node, in definition order.
-    pub(crate) fn predecessors(&self, node: usize) -> Vec<usize> {
-        let edges = self.incoming.get(node).into_iter().flatten();
-        let mut found: Vec<_> = edges.filter_map(|&edge| self.ends(edge).map(|(from, _)| from)).collect();
-        found.sort_unstable();
-        found.dedup();
-        found
+    pub(crate) fn predecessors(&self, node: usize) -> &[usize] {
+        self.predecessors.get(node).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn ends(&self, edge: usize) -> Option<(usize, usize)> {
@@ -103,6 +105,13 @@ impl<'d> Shape<'d> {
             if let Some(list) = self.incoming.get_mut(to) {
                 list.push(place);
             }
+            if let Some(list) = self.predecessors.get_mut(to) {
+                list.push(from);
+            }
+        }
+        for list in &mut self.predecessors {
+            list.sort_unstable();
+            list.dedup();
         }
     }
 
@@ -140,7 +149,9 @@ impl<'d> Shape<'d> {
         }
         let mut stuck: HashSet<usize> = (0..left.len()).filter(|&node| left.get(node) != Some(&0)).collect();
         let mut unreachable = stuck.clone();
-        while let Some(cycle) = self.find_cycle(&stuck) {
+        // Looking for a cycle may read the whole graph, so a graph of cycles is not told them all.
+        for _ in 0..MAX_CYCLES {
+            let Some(cycle) = self.find_cycle(&stuck) else { break };
             self.note_cycle(definition, &cycle, problems);
             for node in &cycle {
                 stuck.remove(node);
@@ -155,10 +166,10 @@ impl<'d> Shape<'d> {
                 }
             }
         }
-        let mut unreachable: Vec<_> = unreachable.into_iter().collect();
+        let mut unreachable: Vec<_> = unreachable.difference(&stuck).copied().collect();
         unreachable.sort_unstable();
         for number in unreachable {
-            if self.predecessors(number).iter().any(|from| self.order.contains(from)) {
+            if self.predecessors(number).iter().any(|&from| left.get(from) == Some(&0)) {
                 continue; // An entry node leads here as well: it waits for the cycle, which is noted.
             }
             let id = definition.nodes.get(number).map_or("", |node| &node.id);
@@ -181,7 +192,7 @@ impl<'d> Shape<'d> {
         while let std::collections::hash_map::Entry::Vacant(entry) = places.entry(at) {
             entry.insert(walked.len());
             walked.push(at);
-            at = self.predecessors(at).into_iter().find(|from| stuck.contains(from))?;
+            at = *self.predecessors(at).iter().find(|from| stuck.contains(from))?;
         }
         let mut cycle = walked.split_off(*places.get(&at)?);
         cycle.reverse();

@@ -53,6 +53,7 @@ fn every_mistake_is_told_with_its_path() {
         (tasks(&["a"], &json!({"input_schema": {"type": "nothing"}})), "input_schema", "nothing"),
         (tasks(&["a"], &json!({"input_schema": {"$ref": "https://example.com/x.json"}})), "input_schema", ""),
         (tasks(&["a"], &json!({"input_schema": {"pattern": "(?=x)"}})), "input_schema", ""),
+        (tasks(&["a"], &json!({"input_schema": doubling(20)})), "input_schema", "more than 10000 times"),
         (tasks(&["a"], &json!({"output": "{{ nodes.z.output }}"})), "output", "does not exist"),
         (tasks(&["a"], &json!({"output": {"x": ["{{ error }}"]}})), "output.x[0]", "`error` is not known here"),
         (tasks(&["a"], &json!({"output": "{{ input }}"})), "output", "`input` is not known here"),
@@ -325,4 +326,13 @@ fn the_hash_sees_content_not_spelling() {
     assert_ne!(hash(&a), hash(&tasks(&["a", "b"], &json!({"edges": []}))));
     // Known once and for all: a change of it would publish every version again.
     assert_eq!(hash(&tasks(&["a"], &json!({}))), "bec3367d1281fbb1e2d3ce22b86975c9247661504941e949993466da19019a5a");
+}
+
+/// Schemas of which each refers to the one before twice.
+fn doubling(count: usize) -> Value {
+    let twice =
+        |n: usize| json!({"allOf": [{"$ref": format!("#/$defs/a{}", n - 1)}, {"$ref": format!("#/$defs/a{}", n - 1)}]});
+    let mut defs: serde_json::Map<String, Value> = (1..=count).map(|n| (format!("a{n}"), twice(n))).collect();
+    defs.insert("a0".to_owned(), json!({"type": "object"}));
+    json!({"$ref": format!("#/$defs/a{count}"), "$defs": defs})
 }

@@ -1,5 +1,6 @@
 //! What is wrong with a definition: where, what, and how to fix it.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 const SHOWN: usize = 100;
 
 /// One mistake in a definition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     /// Where it is, such as `nodes[2].retry.initial`; empty for the definition as a whole.
     pub path: String,
@@ -37,6 +38,16 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
+    /// The problems, each once: two expressions of a text may be wrong in the same way.
+    pub(crate) fn of(mut problems: Vec<Problem>) -> Self {
+        let mut seen = HashSet::with_capacity(problems.len());
+        let new: Vec<bool> = problems.iter().map(|problem| seen.insert(problem)).collect();
+        drop(seen);
+        let mut new = new.into_iter();
+        problems.retain(|_| new.next().unwrap_or(true));
+        Self(problems)
+    }
+
     /// The problems, in the order they were found.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()

@@ -2,14 +2,18 @@
 //!
 //! MiniJinja's own are used where their result is no larger than what they are given. The others are ours, so that
 //! no expression can build more than a mebibyte of text or a million items, text spells values as JSON does, and a
-//! missing path is null.
+//! missing path is null. All but those that take no time pay for what they walk.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::io;
 use std::sync::LazyLock;
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, filters, tests};
+
+use super::slice::slice;
+use super::work::{Cost, add_paid, pay};
 
 /// The most bytes of text or JSON an expression may build.
 pub(super) const MAX_TEXT: usize = 1024 * 1024;
@@ -96,7 +100,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
 });
 
 fn add_operators(env: &mut Environment<'static>) {
-    env.add_filter("_add", add);
+    add_paid(env, "_add", Cost::Walk, add);
     env.add_filter("_sub", |a: Value, b: Value| arithmetic("-", &a, &b, i128::checked_sub, |a, b| a - b));
     env.add_filter("_mul", |a: Value, b: Value| arithmetic("*", &a, &b, i128::checked_mul, |a, b| a * b));
     env.add_filter("_div", divide);
@@ -108,47 +112,71 @@ fn add_operators(env: &mut Environment<'static>) {
         arithmetic("**", &a, &b, |a, b| u32::try_from(b).ok().and_then(|b| a.checked_pow(b)), f64::powf)
     });
     env.add_filter("_neg", |a: Value| arithmetic("-", &Value::from(0), &a, i128::checked_sub, |a, b| a - b));
-    env.add_filter("_concat", |a: Value, b: Value| bounded(text(&a)? + &text(&b)?));
     env.add_filter("_not", |a: Value| !a.is_true());
-    env.add_filter("_eq", |a: Value, b: Value| null(a) == null(b));
-    env.add_filter("_ne", |a: Value, b: Value| null(a) != null(b));
-    env.add_filter("_lt", |a: Value, b: Value| null(a).cmp(&null(b)) == Ordering::Less);
-    env.add_filter("_le", |a: Value, b: Value| null(a).cmp(&null(b)) != Ordering::Greater);
-    env.add_filter("_gt", |a: Value, b: Value| null(a).cmp(&null(b)) == Ordering::Greater);
-    env.add_filter("_ge", |a: Value, b: Value| null(a).cmp(&null(b)) != Ordering::Less);
-    env.add_filter("_in", contained);
+    add_paid(env, "_concat", Cost::Walk, |a: Value, b: Value| bounded(text(&a)? + &text(&b)?));
+    add_paid(env, "_eq", Cost::Walk, |a: Value, b: Value| null(a) == null(b));
+    add_paid(env, "_ne", Cost::Walk, |a: Value, b: Value| null(a) != null(b));
+    add_paid(env, "_lt", Cost::Walk, |a: Value, b: Value| null(a).cmp(&null(b)) == Ordering::Less);
+    add_paid(env, "_le", Cost::Walk, |a: Value, b: Value| null(a).cmp(&null(b)) != Ordering::Greater);
+    add_paid(env, "_gt", Cost::Walk, |a: Value, b: Value| null(a).cmp(&null(b)) == Ordering::Greater);
+    add_paid(env, "_ge", Cost::Walk, |a: Value, b: Value| null(a).cmp(&null(b)) != Ordering::Less);
+    add_paid(env, "_in", Cost::Walk, contained);
+    add_paid(env, "_slice", Cost::Walk, slice);
     env.add_filter("_is", |state: &State<'_, '_>, a: Value, name: String, more: Rest<Value>| {
         let mut arguments = vec![a];
         arguments.extend(more.0);
+        if arguments.len() > 1 {
+            pay(Cost::Walk, &arguments)?; // a test without arguments looks at the kind only
+        }
         state.perform_test(&name, &arguments)
     });
 }
 
 fn add_filters(env: &mut Environment<'static>) {
     // Results no larger than the value they are given.
-    env.add_filter("abs", filters::abs);
-    env.add_filter("bool", filters::bool);
-    env.add_filter("capitalize", filters::capitalize);
-    env.add_filter("float", filters::float);
-    env.add_filter("int", filters::int);
-    env.add_filter("items", filters::items);
-    env.add_filter("lower", filters::lower);
-    env.add_filter("max", filters::max);
-    env.add_filter("min", filters::min);
-    env.add_filter("reject", filters::reject);
-    env.add_filter("rejectattr", filters::rejectattr);
-    env.add_filter("reverse", filters::reverse);
-    env.add_filter("round", filters::round);
-    env.add_filter("select", filters::select);
-    env.add_filter("selectattr", filters::selectattr);
-    env.add_filter("sort", filters::sort);
-    env.add_filter("split", filters::split);
-    env.add_filter("sum", filters::sum);
-    env.add_filter("title", filters::title);
-    env.add_filter("trim", filters::trim);
-    env.add_filter("unique", filters::unique);
-    env.add_filter("upper", filters::upper);
-    env.add_filter("list", filters::list);
+    add_paid(env, "abs", Cost::Walk, filters::abs);
+    add_paid(env, "bool", Cost::Walk, filters::bool);
+    add_paid(env, "capitalize", Cost::Text, filters::capitalize);
+    add_paid(env, "float", Cost::Walk, filters::float);
+    add_paid(env, "int", Cost::Walk, filters::int);
+    add_paid(env, "lower", Cost::Text, filters::lower);
+    add_paid(env, "max", Cost::Walk, filters::max);
+    add_paid(env, "min", Cost::Walk, filters::min);
+    add_paid(env, "round", Cost::Walk, filters::round);
+    add_paid(env, "sort", Cost::Sort, filters::sort);
+    add_paid(env, "split", Cost::Split, filters::split);
+    add_paid(env, "sum", Cost::Walk, filters::sum);
+    add_paid(env, "title", Cost::Text, filters::title);
+    add_paid(env, "trim", Cost::Text, filters::trim);
+    add_paid(env, "unique", Cost::Sort, filters::unique);
+    add_paid(env, "upper", Cost::Text, filters::upper);
+    add_paid(env, "list", Cost::Split, filters::list);
+    // The same, where the names they are given must be texts.
+    add_paid(env, "reject", Cost::Each, |state: &State<'_, '_>, a: Value, test: Option<&str>, more: Rest<Value>| {
+        filters::reject(state, a, test.map(Cow::from), more)
+    });
+    add_paid(env, "select", Cost::Each, |state: &State<'_, '_>, a: Value, test: Option<&str>, more: Rest<Value>| {
+        filters::select(state, a, test.map(Cow::from), more)
+    });
+    add_paid(
+        env,
+        "rejectattr",
+        Cost::Each,
+        |state: &State<'_, '_>, a: Value, path: &str, test: Option<&str>, more: Rest<Value>| {
+            filters::rejectattr(state, a, path.into(), test.map(Cow::from), more)
+        },
+    );
+    add_paid(
+        env,
+        "selectattr",
+        Cost::Each,
+        |state: &State<'_, '_>, a: Value, path: &str, test: Option<&str>, more: Rest<Value>| {
+            filters::selectattr(state, a, path.into(), test.map(Cow::from), more)
+        },
+    );
+    // The same; MiniJinja's are lazy, so that each of a chain would walk all before it.
+    add_paid(env, "items", Cost::Walk, |a: &Value| eager(filters::items(a)?));
+    add_paid(env, "reverse", Cost::Walk, |a: &Value| eager(filters::reverse(a)?));
     // Ours.
     env.add_filter("count", length);
     env.add_filter("length", length);
@@ -157,18 +185,25 @@ fn add_filters(env: &mut Environment<'static>) {
     });
     env.add_filter("first", |a: Value| if is_null(&a) { Ok(a) } else { filters::first(&a) });
     env.add_filter("last", |a: Value| if is_null(&a) { Ok(a) } else { filters::last(a) });
-    env.add_filter("join", join);
-    env.add_filter("map", map);
-    env.add_filter("replace", replace);
-    env.add_filter("string", |a: Value| text(&a));
-    env.add_filter("tojson", |a: Value| json(&a));
+    add_paid(env, "join", Cost::Walk, join);
+    add_paid(env, "map", Cost::Each, map);
+    add_paid(env, "replace", Cost::Text, replace);
+    add_paid(env, "string", Cost::Walk, |a: Value| text(&a));
+    add_paid(env, "tojson", Cost::Walk, |a: Value| json(&a));
+}
+
+fn eager(value: Value) -> Result<Value, Error> {
+    if is_list(&value) { Ok(value.try_iter()?.collect::<Vec<_>>().into()) } else { Ok(value) }
 }
 
 fn add_tests(env: &mut Environment<'static>) {
     env.add_test("boolean", tests::is_boolean);
     env.add_test("defined", |a: Value| !is_null(&a));
-    env.add_test("divisibleby", tests::is_divisibleby);
-    env.add_test("endingwith", tests::is_endingwith);
+    env.add_test("divisibleby", divisible);
+    env.add_test("endingwith", |a: Value, b: Value| match (plain_text(&a), plain_text(&b)) {
+        (Some(a), Some(b)) => a.ends_with(&*b),
+        _ => false,
+    });
     env.add_test("eq", tests::is_eq);
     env.add_test("even", tests::is_even);
     env.add_test("false", tests::is_false);
@@ -184,10 +219,31 @@ fn add_tests(env: &mut Environment<'static>) {
     env.add_test("number", tests::is_number);
     env.add_test("odd", tests::is_odd);
     env.add_test("sequence", tests::is_sequence);
-    env.add_test("startingwith", tests::is_startingwith);
+    env.add_test("startingwith", |a: Value, b: Value| match (plain_text(&a), plain_text(&b)) {
+        (Some(a), Some(b)) => a.starts_with(&*b),
+        _ => false,
+    });
     env.add_test("string", tests::is_string);
     env.add_test("true", tests::is_true);
     env.add_test("undefined", |a: Value| is_null(&a));
+}
+
+/// `a is divisibleby b`; nothing is divisible by zero. MiniJinja's own panics there.
+fn divisible(a: Value, b: Value) -> bool {
+    match (number(&a), number(&b)) {
+        (Some(Number::Int(a)), Some(Number::Int(b))) => b != 0 && a.wrapping_rem(b) == 0,
+        (Some(a), Some(b)) => float(a) % float(b) == 0.0,
+        _ => false,
+    }
+}
+
+/// The value as text where it is no list and no object.
+fn plain_text(value: &Value) -> Option<Cow<'_, str>> {
+    match value.as_str() {
+        Some(text) => Some(Cow::Borrowed(text)),
+        None if value.as_object().is_some() => None,
+        None => text(value).ok().map(Cow::Owned),
+    }
 }
 
 /// The value as text inside a template: `true`, `false`, nothing for null, compact JSON for objects and lists.
@@ -346,8 +402,8 @@ fn length(value: Value) -> Result<usize, Error> {
     if is_null(&value) { Ok(0) } else { filters::length(&value) }
 }
 
-fn join(value: Value, between: Option<String>) -> Result<String, Error> {
-    let between = between.unwrap_or_default();
+fn join(value: Value, between: Option<Value>) -> Result<String, Error> {
+    let between = between.map_or_else(|| Ok(String::new()), |between| text(&between))?;
     let mut out = String::new();
     if is_null(&value) {
         return Ok(out);
@@ -366,7 +422,7 @@ fn join(value: Value, between: Option<String>) -> Result<String, Error> {
 
 /// `xs|map(attribute="a.b", default=c)`.
 fn map(value: Value, options: Kwargs) -> Result<Vec<Value>, Error> {
-    let path: String = options.get("attribute")?;
+    let path: &str = options.get("attribute")?;
     let default: Option<Value> = options.get("default")?;
     options.assert_all_used()?;
     let default = default.unwrap_or_else(|| Value::from(()));

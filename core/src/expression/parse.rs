@@ -424,12 +424,16 @@ impl<'a> Parser<'a> {
                 }
                 code = Code { text, open: true, path };
             } else if self.is("[") {
-                let (text, step) = self.subscript()?;
-                let path = path.zip(step).map(|(mut path, step)| {
-                    path.push(step);
-                    path
-                });
-                code = Code { text: format!("{}[{text}]", code.opened()), open: true, path };
+                let (parts, step) = self.subscript()?;
+                if let [index] = parts.as_slice() {
+                    let path = path.zip(step).map(|(mut path, step)| {
+                        path.push(step);
+                        path
+                    });
+                    code = Code { text: format!("{}[{index}]", code.opened()), open: true, path };
+                } else {
+                    code = code.filter("_slice", &parts.join(", "));
+                }
             } else if self.is("(") {
                 return Err(self.wrong("functions and methods cannot be called: use a filter, such as `x|length`"));
             } else {
@@ -458,8 +462,8 @@ impl<'a> Parser<'a> {
         word.parse().map(Step::Item).map_err(|_| self.wrong("the place is too large"))
     }
 
-    /// `[index]` or `[from:to:step]`, without the brackets; the step when it is a constant.
-    fn subscript(&mut self) -> Result<(String, Option<Step>), String> {
+    /// `[index]`, or the two or three parts of `[from:to:step]`; the step when it is one constant index.
+    fn subscript(&mut self) -> Result<(Vec<String>, Option<Step>), String> {
         self.need("[")?;
         let constant = match self.token {
             Token::Text(raw) => plain(raw).map(|text| Step::Field(text.to_owned())),
@@ -467,17 +471,13 @@ impl<'a> Parser<'a> {
             _ => None,
         };
         let alone = self.rest(self.end).trim_start().starts_with(']');
-        let mut text = if self.is(":") { String::new() } else { self.ternary()?.text };
-        let mut colons = 0;
-        while colons < 2 && self.skip(":")? {
-            colons += 1;
-            text.push(':');
-            if !self.is(":") && !self.is("]") {
-                text.push_str(&self.ternary()?.text);
-            }
+        let mut parts = vec![if self.is(":") { "none".to_owned() } else { self.ternary()?.text }];
+        while parts.len() < 3 && self.skip(":")? {
+            let left_out = self.is(":") || self.is("]");
+            parts.push(if left_out { "none".to_owned() } else { self.ternary()?.text });
         }
         self.need("]")?;
-        Ok((text, constant.filter(|_| alone)))
+        Ok((parts, constant.filter(|_| alone)))
     }
 
     fn primary(&mut self) -> Result<Code, String> {

@@ -3,6 +3,8 @@
 //! A text that is one expression and nothing else becomes that expression's value with its JSON type; in any other
 //! text the values are written as text. What holds no expression is constant and rendered once.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use super::functions::MAX_TEXT;
@@ -35,12 +37,12 @@ enum Piece {
 impl Template {
     /// Compiles a template; a part that is wrong is noted as a problem at its path and left null.
     pub(crate) fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Self {
-        Self(compile(value, path, problems))
+        Self(compile(value, Place::Start(path), problems))
     }
 
     /// Tells `found` what each expression reads, with the path of the text it stands in, `path` being the template's.
-    pub(crate) fn each_reference(&self, path: &str, found: &mut dyn FnMut(&str, &[Reference])) {
-        each_reference(&self.0, path, found);
+    pub(crate) fn each_reference(&self, path: &str, found: &mut dyn FnMut(Place<'_>, &[Reference])) {
+        each_reference(&self.0, Place::Start(path), found);
     }
 
     /// True if it holds no expression.
@@ -71,13 +73,58 @@ impl Template {
     }
 }
 
-fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Part {
+/// Where a part of a template stands. Written out only where something is wrong: of each of a hundred thousand items
+/// below long keys, paths would take minutes.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    Start(&'a str),
+    Item(&'a Place<'a>, usize),
+    Key(&'a Place<'a>, &'a str),
+}
+
+/// The longest key in a path, in characters.
+const KEY: usize = 60;
+/// The longest path in bytes; of a longer one the middle is left out.
+const PATH: usize = 500;
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut steps = Vec::new();
+        let mut at = self;
+        let start = loop {
+            let (above, step) = match at {
+                Place::Start(start) => break *start,
+                Place::Item(above, place) => (above, format!("[{place}]")),
+                Place::Key(above, key) => (above, format!(".{}", key.chars().take(KEY).collect::<String>())),
+            };
+            steps.push(step);
+            at = above;
+        };
+        steps.reverse();
+        f.write_str(start)?;
+        let whole: usize = steps.iter().map(String::len).sum();
+        let mut written = 0;
+        let mut cut = false;
+        for step in &steps {
+            written += step.len();
+            if whole <= PATH || written <= PATH / 2 || whole - written < PATH / 2 {
+                f.write_str(step)?;
+            } else if !std::mem::replace(&mut cut, true) {
+                f.write_str("…")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compile(value: &Value, path: Place<'_>, problems: &mut Vec<Problem>) -> Part {
     match value {
         Value::String(text) => compile_text(text, path, problems),
         Value::Array(items) => {
-            let parts: Vec<_> = (0..)
-                .zip(items)
-                .map(|(place, item): (usize, _)| compile(item, &format!("{path}[{place}]"), problems))
+            let parts: Vec<_> = items
+                .iter()
+                .enumerate()
+                .map(|(place, item)| compile(item, Place::Item(&path, place), problems))
                 .collect();
             if parts.iter().all(|part| matches!(part, Part::Constant(_))) {
                 return Part::Constant(value.to_string());
@@ -87,12 +134,12 @@ fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Part {
         Value::Object(map) => {
             let mut parts = Vec::new();
             for (key, item) in map {
-                let path = format!("{path}.{key}");
+                let path = Place::Key(&path, key);
                 if key.contains("{{") {
                     let fix = "write the key out; only values may hold `{{ }}`";
-                    problems.push(Problem::new(path.as_str(), "an object's key cannot be a template", fix));
+                    problems.push(Problem::new(path.to_string(), "an object's key cannot be a template", fix));
                 }
-                parts.push((Value::from(key.as_str()).to_string(), compile(item, &path, problems)));
+                parts.push((Value::from(key.as_str()).to_string(), compile(item, path, problems)));
             }
             if parts.iter().all(|(_, part)| matches!(part, Part::Constant(_))) {
                 return Part::Constant(value.to_string());
@@ -103,10 +150,14 @@ fn compile(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Part {
     }
 }
 
-fn compile_text(text: &str, path: &str, problems: &mut Vec<Problem>) -> Part {
+fn compile_text(text: &str, path: Place<'_>, problems: &mut Vec<Problem>) -> Part {
     match pieces(text) {
         Err(why) => {
-            problems.push(Problem::new(path, why, "write `{{ expression }}`, such as {{ run.input.order }}"));
+            problems.push(Problem::new(
+                path.to_string(),
+                why,
+                "write `{{ expression }}`, such as {{ run.input.order }}",
+            ));
             Part::Constant("null".to_owned())
         }
         Ok(mut pieces) => match pieces.pop() {
@@ -149,7 +200,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, String> {
     }
 }
 
-fn each_reference(part: &Part, path: &str, found: &mut dyn FnMut(&str, &[Reference])) {
+fn each_reference(part: &Part, path: Place<'_>, found: &mut dyn FnMut(Place<'_>, &[Reference])) {
     match part {
         Part::Constant(_) => {}
         Part::Value(expression) => found(path, expression.references()),
@@ -162,12 +213,12 @@ fn each_reference(part: &Part, path: &str, found: &mut dyn FnMut(&str, &[Referen
         }
         Part::List(items) => {
             for (place, item) in items.iter().enumerate() {
-                each_reference(item, &format!("{path}[{place}]"), found);
+                each_reference(item, Place::Item(&path, place), found);
             }
         }
         Part::Object(items) => {
             for (key, item) in items {
-                each_reference(item, &format!("{path}.{}", key.trim_matches('"')), found);
+                each_reference(item, Place::Key(&path, key.trim_matches('"')), found);
             }
         }
     }

@@ -130,11 +130,23 @@ fn expressions_compute() {
         ("run.input.xs | first", "3"),
         ("run.input.xs[1:]", "[1,2]"),
         ("run.input.xs[::-1]", "[2,1,3]"),
+        ("run.input.missing[::-1]", "[]"),
+        ("[][::-1]", "[]"),
+        ("''[::-1]", "\"\""),
+        ("run.input.xs[0:2:-1]", "[]"),
+        ("run.input.xs[-1:0:-1]", "[2,1]"),
+        ("run.input.xs[::-9223372036854775807 - 1]", "[2]"),
+        ("run.input.xs[1:][-1:]", "[2]"),
         ("run.input.t[0]", "\"a\""),
         ("run.input.t | upper | replace('A', 'é')", "\"éBC\""),
         ("run.input.os[0] | tojson", "\"{\\\"k\\\":1,\\\"on\\\":true}\""),
         ("run.input.t is startingwith('a')", "true"),
         ("run.input.n is divisibleby 5", "true"),
+        ("run.input.n is divisibleby 0", "false"),
+        ("run.input.xs | select('divisibleby', 0)", "[]"),
+        ("(-170141183460469231731687303715884105727 - 1) is divisibleby(-1)", "true"),
+        ("[1, 'a', none] | upper", "\"[1,\\\"A\\\",NULL]\""),
+        ("{'b': 2} | items | list", "[[\"b\",2]]"),
         ("-run.input.n | abs", "5"),
         ("'3' | int + 1", "4"),
         ("{'a': 1, \"b\": [1, 2,],}.b.1", "2"),
@@ -158,6 +170,9 @@ fn evaluation_errors_name_the_expression() {
         ("10 ** 1000", "too large"),
         ("1e308 * 10", "no number"),
         ("1 in 2", "not iterable"),
+        ("run.input.t[::0]", "cannot be 0"),
+        ("run.input.t[1.5:]", "whole numbers"),
+        ("run.input.m[1:]", "needs a list or a text"),
         ("run.input.missing + 1", "`+` needs numbers, not undefined and number"),
     ] {
         let error = value(expression, &input).unwrap_err();
@@ -306,6 +321,29 @@ fn big_and_deep_expressions_end_with_an_error() {
 #[test]
 fn what_cannot_be_stored_is_an_error() {
     assert!(value("'a\\u0000b'", &json!(1)).unwrap_err().contains("cannot be stored"));
+}
+
+/// Filters are cheap for MiniJinja's fuel, however large what they are given.
+#[test]
+fn work_is_paid_for_by_the_size_of_values() {
+    let input = json!({"t": "x".repeat(100_000), "xs": (0..100_000).collect::<Vec<_>>()});
+    let many = "run.input.xs | map(attribute='z', default=run.input.t)";
+    for expression in [format!("{many} | sort"), format!("({many}) == ({many})"), format!("'x' | replace({many}, 'y')")]
+    {
+        assert!(value(&expression, &input).unwrap_err().contains("too much work"), "{expression}");
+    }
+    assert_eq!(value("run.input.xs | sort(reverse=true) | first", &input), Ok("99999".to_owned()));
+    // What is left is one for all expressions of a template.
+    let often = json!(vec!["{{ run.input.xs | sum }}"; 1_000]);
+    assert!(render(&often, &input).unwrap_err().contains("too much work"));
+}
+
+#[test]
+fn a_value_that_cannot_be_read_is_an_error_and_not_null() {
+    let deep = Payload::trusted(Arc::from(format!("{}1{}", "[".repeat(200), "]".repeat(200))));
+    let find = |_: &Reference| Found::Json(deep.clone());
+    let error = Expression::compile("run.input is none").unwrap().is_true(&Scope::new(&find)).unwrap_err();
+    assert!(error.message.contains("run.input cannot be read"), "{error:?}");
 }
 
 #[test]

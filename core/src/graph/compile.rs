@@ -103,7 +103,7 @@ fn make(
         input: checked.input,
         program: checked.program,
         needs: Needs::default(),
-        predecessors: shape.predecessors(at).into_iter().map(number).collect(),
+        predecessors: shape.predecessors(at).iter().copied().map(number).collect(),
         outgoing,
         join,
         plain,

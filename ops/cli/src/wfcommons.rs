@@ -1,24 +1,28 @@
 //! Reads a recorded scientific workflow in WfCommons' format (WfFormat 1.5 and 1.6, plain or gzip) and
 //! turns it into a workflow of ours that has its shape and sleeps for its run times. What is read here is
-//! known to be a graph: unique ids, no dangling edge, no cycle.
+//! known to be a graph: unique ids, no dangling edge, no cycle, and no larger than a definition may be.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    fs,
+    fmt, fs,
     io::Read,
     path::Path,
 };
 
 use anyhow::{Context, Result, bail};
 use flate2::read::MultiGzDecoder;
+use longshore_core::definition::{MAX_EDGES, MAX_ID as LONGEST_ID, MAX_NODES};
+use longshore_core::duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// The most a file may hold when unpacked, so that a small file cannot fill the memory.
 const LARGEST: u64 = 512 * 1024 * 1024;
-const LONGEST_ID: usize = 128;
 const VERSIONS: [&str; 2] = ["1.5", "1.6"];
+
+/// The longest time a task may take, in seconds.
+const LONGEST_SECONDS: f64 = duration::MAX.as_secs() as f64;
 
 /// A recorded workflow: tasks, their run times, and who waits for whom.
 #[derive(Clone, Debug)]
@@ -104,7 +108,11 @@ impl Graph {
         let file: File = serde_json::from_slice(text).context("not WfFormat JSON")?;
         let version = file.schema_version.as_deref().unwrap_or("none");
         if !VERSIONS.contains(&version) {
-            bail!("schemaVersion is {version}, not {}: convert the file with WfCommons first", VERSIONS.join(" or "));
+            bail!(
+                "schemaVersion is {}, not {}: convert the file with WfCommons first",
+                Short(version),
+                VERSIONS.join(" or ")
+            );
         }
         let Some(specification) = file.workflow.specification else {
             bail!("workflow.specification is missing");
@@ -116,15 +124,20 @@ impl Graph {
         if specified.is_empty() {
             bail!("workflow.specification.tasks is empty");
         }
+        if specified.len() > MAX_NODES {
+            bail!("{} tasks: a workflow has at most {MAX_NODES}", specified.len());
+        }
         let mut numbers = HashMap::with_capacity(specified.len());
         for (number, task) in specified.iter().enumerate() {
             if numbers.insert(task.id.as_str(), number).is_some() {
-                bail!("two tasks have the id {:?}", task.id);
+                bail!("two tasks have the id \"{}\"", Short(&task.id));
             }
         }
         let number = |id: &str, of: &str, role: &str| {
             let found = numbers.get(id).copied();
-            found.with_context(|| format!("the task {of:?} has the {role} {id:?}, which is no task"))
+            found.with_context(|| {
+                format!("the task \"{}\" has the {role} \"{}\", which is no task", Short(of), Short(id))
+            })
         };
         let mut edges = BTreeSet::new();
         for (this, task) in specified.iter().enumerate() {
@@ -135,13 +148,20 @@ impl Graph {
                 edges.insert((this, number(child, &task.id, "child")?));
             }
         }
+        if edges.len() > MAX_EDGES {
+            bail!("{} edges: a workflow has at most {MAX_EDGES}", edges.len());
+        }
         let mut seconds = vec![0.0; specified.len()];
         for task in execution.into_iter().flat_map(|execution| execution.tasks) {
             let Some(&number) = numbers.get(task.id.as_str()) else {
-                bail!("workflow.execution has a task {:?}, which is not specified", task.id);
+                bail!("workflow.execution has a task \"{}\", which is not specified", Short(&task.id));
             };
-            if !task.runtime_in_seconds.is_finite() || task.runtime_in_seconds < 0.0 {
-                bail!("the task {:?} ran for {} s: a run time is 0 or more", task.id, task.runtime_in_seconds);
+            if !(0.0..=LONGEST_SECONDS).contains(&task.runtime_in_seconds) {
+                bail!(
+                    "the task \"{}\" ran for {} s: a run time is 0 or more, and 100 years at most",
+                    Short(&task.id),
+                    task.runtime_in_seconds
+                );
             }
             seconds[number] = task.runtime_in_seconds;
         }
@@ -179,7 +199,7 @@ impl Graph {
             .iter()
             .map(|task| {
                 // To the microsecond: more digits are noise in a definition.
-                let seconds = (task.seconds * time_scale * 1e6).round() / 1e6;
+                let seconds = ((task.seconds * time_scale).min(LONGEST_SECONDS) * 1e6).round() / 1e6;
                 json!({"id": task.id, "type": "task", "handler": "sleep", "input": {"seconds": seconds}})
             })
             .collect();
@@ -202,23 +222,35 @@ pub fn name_of(path: &Path) -> String {
 fn allowed_ids<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
     let mut taken: HashSet<String> =
         ids.clone().filter(|id| allowed(id, LONGEST_ID) == **id).map(str::to_owned).collect();
+    let mut numbers = HashMap::new();
     ids.map(|id| {
         let plain = allowed(id, LONGEST_ID);
         if plain == id {
             return plain;
         }
-        // The counter ends: more numbers than ids cannot be taken.
-        let spelled = (1..)
-            .map(|n| match n {
-                1 => plain.clone(),
-                n => format!("{}_{n}", allowed(id, LONGEST_ID - 12)),
-            })
-            .find(|spelled| !taken.contains(spelled))
-            .unwrap_or(plain);
-        taken.insert(spelled.clone());
-        spelled
+        // The counter ends: more numbers than ids cannot be taken. It goes on where it was for the last id that is
+        // spelled so, or thousands of ids in another script, which are all spelled the same, would take minutes.
+        let stem = allowed(id, LONGEST_ID - 12);
+        let next = numbers.entry(stem.clone()).or_insert(1_usize);
+        loop {
+            let spelled = if *next == 1 { plain.clone() } else { format!("{stem}_{next}") };
+            *next += 1;
+            if taken.insert(spelled.clone()) {
+                return spelled;
+            }
+        }
     })
     .collect()
+}
+
+/// A text of the file in a message, cut to a bearable length and escaped.
+struct Short<'a>(&'a str);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut: String = self.0.chars().take(64).collect();
+        write!(f, "{}{}", cut.escape_debug(), if cut.len() < self.0.len() { "…" } else { "" })
+    }
 }
 
 fn allowed(text: &str, longest: usize) -> String {
