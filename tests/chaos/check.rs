@@ -225,6 +225,20 @@ pub(crate) async fn violations(session: &mut PgConnection) -> Result<Violations>
     Ok(violations)
 }
 
+/// The runs of the queue `probe`, which one worker with one slot took: in the order of their priorities, and the older first.
+pub(crate) async fn priorities(session: &mut PgConnection) -> Result<Violations> {
+    let sql = "
+        select format('run %s of priority %s was claimed after one of priority %s', run_id, priority, before)
+        from (
+            select r.run_id, r.priority, lag(r.priority) over claims as before, r.created_at, lag(r.created_at) over claims as created_before
+            from longshore.workflow_runs r
+            join longshore.workflows w on w.workflow_id = r.workflow_id and w.name = 'probe'
+            join longshore.execution_step_attempts a on a.run_id = r.run_id and a.node >= 0
+            window claims as (order by a.claimed_at)) t
+        where before > priority or before = priority and created_before > created_at";
+    Ok(sqlx::query_scalar(sql).fetch_all(session).await?)
+}
+
 /// Runs and closings that are not done with, and how many attempts are recorded.
 pub(crate) async fn left(session: &mut PgConnection) -> Result<(i64, i64)> {
     let sql = "select (select count(*) from longshore.workflow_runs where state in (1, 2)) + (select count(*) from longshore.closed),

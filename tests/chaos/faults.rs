@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use chrono::Utc;
 use clap::ValueEnum;
 use longshore::postgres::{Cluster, Listen};
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -77,7 +78,8 @@ pub(crate) struct World {
     pub(crate) cluster: Arc<Cluster>,
     /// Straight to Postgres, past every trouble.
     pub(crate) direct: PgConnectOptions,
-    pub(crate) trouble: Arc<Trouble>,
+    /// The way of each worker, and that of the enqueuers.
+    pub(crate) ways: Vec<Arc<Trouble>>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) lease: Duration,
@@ -218,32 +220,39 @@ async fn terminate(world: &World, random: &mut StdRng, which: &str, every: std::
 }
 
 async fn cut(world: &World, random: &mut StdRng) -> Result<u32> {
-    let before = world.trouble.hits.load(Ordering::Relaxed);
-    while world.pause(between(random, Duration::from_millis(50), Duration::from_millis(500))).await {
-        world.trouble.cut.fetch_add(1, Ordering::SeqCst);
+    while world.pause(between(random, Duration::from_millis(20), Duration::from_millis(200))).await {
+        let Some(way) = world.ways.choose(random) else { continue };
+        way.cut.fetch_add(1, Ordering::SeqCst);
     }
-    world.trouble.cut.store(0, Ordering::SeqCst);
-    Ok(world.trouble.hits.load(Ordering::Relaxed) - before)
+    for way in &world.ways {
+        way.cut.store(0, Ordering::SeqCst);
+    }
+    Ok(hits(world, |way| &way.cuts))
 }
 
+/// One way at a time is troubled, as mostly happens; each trouble comes to each way.
 async fn link(world: &World, random: &mut StdRng) -> Result<u32> {
-    let before = world.trouble.hits.load(Ordering::Relaxed);
-    while world.pause(between(random, s(1), s(4))).await {
+    while world.pause(between(random, Duration::from_millis(200), s(2))).await {
+        let Some(way) = world.ways.choose(random) else { continue };
         match random.random_range(0..3) {
-            0 => world.trouble.reset(),
+            0 => way.reset(),
             1 => {
-                world.trouble.delay_ms.store(random.random_range(5..300), Ordering::Relaxed);
+                way.delay_ms.store(random.random_range(5..300), Ordering::Relaxed);
                 world.pause(between(random, s(1), s(5))).await;
-                world.trouble.delay_ms.store(0, Ordering::Relaxed);
+                way.delay_ms.store(0, Ordering::Relaxed);
             }
             _ => {
-                world.trouble.swallow.store(true, Ordering::Relaxed);
-                world.pause(between(random, Duration::from_millis(200), world.lease)).await;
-                world.trouble.swallow.store(false, Ordering::Relaxed);
+                way.swallow.store(true, Ordering::Relaxed);
+                world.pause(between(random, Duration::from_millis(200), world.lease.mul_f64(1.5))).await;
+                way.swallow.store(false, Ordering::Relaxed);
             }
         }
     }
-    Ok(world.trouble.hits.load(Ordering::Relaxed) - before)
+    Ok(hits(world, |way| &way.troubled))
+}
+
+fn hits(world: &World, which: impl Fn(&Trouble) -> &AtomicU32) -> u32 {
+    world.ways.iter().map(|way| which(way).load(Ordering::Relaxed)).sum()
 }
 
 async fn partition(world: &World, random: &mut StdRng) -> Result<u32> {
@@ -275,7 +284,7 @@ async fn connections(world: &World, random: &mut StdRng) -> Result<u32> {
         };
         hits += u32::from(refused);
         // whoever reconnects now finds no place
-        world.trouble.reset();
+        world.ways.iter().for_each(|way| way.reset());
         world.pause(between(random, s(2), s(6))).await;
         for session in taken {
             session.close().await.ok();

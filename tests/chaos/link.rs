@@ -23,7 +23,10 @@ pub(crate) struct Trouble {
     /// Nothing arrives, and nobody is told.
     pub(crate) swallow: AtomicBool,
     reset: Notify,
-    pub(crate) hits: AtomicU32,
+    /// Answers that were cut off.
+    pub(crate) cuts: AtomicU32,
+    /// Connections that were reset, answers that were late, messages that went nowhere.
+    pub(crate) troubled: AtomicU32,
 }
 
 impl Trouble {
@@ -33,7 +36,7 @@ impl Trouble {
     }
 
     fn hit(&self) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
+        self.troubled.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -79,7 +82,7 @@ async fn lead(client: TcpStream, socket: &Path, trouble: &Trouble) -> io::Result
             let (kind, bytes) = message(&mut from_server, false).await?;
             if cut.load(Ordering::SeqCst) {
                 if kind == b'Z' {
-                    trouble.hit();
+                    trouble.cuts.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
                 continue;

@@ -29,6 +29,9 @@ use crate::prometheus::Prometheus;
 use crate::report::Outcome;
 use crate::workload::{self, PLAIN, QUEUE};
 
+/// The worker that lives in a network namespace, for the fault `partition`.
+const APART: u32 = 1;
+
 /// Slots of each worker.
 const SLOTS: u32 = 40;
 
@@ -113,15 +116,18 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     if let Some(broken) = settings.broken {
         broken.install(&mut direct.connect().await?).await?;
     }
-    let trouble = Arc::new(Trouble::default());
     let socket = direct.get_socket().context("the cluster has no socket")?;
     let socket = socket.join(format!(".s.PGSQL.{}", direct.get_port()));
-    let way = link::listen(SocketAddr::from(([127, 0, 0, 1], 0)), socket.clone(), trouble.clone()).await?;
     let partition = if settings.has(Fault::Partition) { Some(Partition::make()?) } else { None };
-    let apart = match &partition {
-        Some(partition) => Some(link::listen(SocketAddr::new(partition.here, 0), socket, trouble.clone()).await?),
-        None => None,
-    };
+    // the last is that of the enqueuers; the worker in a namespace reaches this side's address of its link
+    let (mut ways, mut addresses) = (Vec::new(), Vec::new());
+    for number in 0..=settings.workers {
+        let here =
+            partition.as_ref().filter(|_| number == APART).map_or([127, 0, 0, 1].into(), |partition| partition.here);
+        let way = Arc::new(Trouble::default());
+        addresses.push(link::listen(SocketAddr::new(here, 0), socket.clone(), way.clone()).await?);
+        ways.push(way);
+    }
     let through = |address: SocketAddr| {
         let (user, database) = (direct.get_username(), direct.get_database().unwrap_or("postgres"));
         format!("postgres://{user}@{address}/{database}?sslmode=disable")
@@ -129,7 +135,9 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     let books = folder.join("ledger");
     std::fs::create_dir(&books)?;
     let ledger = Arc::new(Ledger::open(&books)?);
-    let launches = launches(settings, &books, &through(way), apart.map(through).zip(partition.as_ref()))?;
+    let urls: Vec<String> = addresses.into_iter().map(through).collect();
+    let own = urls.last().context("no way for the enqueuers")?;
+    let launches = launches(settings, &books, &urls, partition.as_ref())?;
     let fleet = Fleet::start(launches, folder, ledger.clone()).await?;
     let prometheus = Prometheus::start(folder)?;
     if prometheus.is_none() {
@@ -138,7 +146,7 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     let world = Arc::new(World {
         cluster,
         direct: direct.clone(),
-        trouble,
+        ways,
         fleet: fleet.clone(),
         ledger: ledger.clone(),
         lease: settings.lease,
@@ -148,7 +156,7 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
         postgres: Mutex::new(()),
     });
     let load = Arc::new(Load {
-        pool: database::pool(&through(way), 8).await?,
+        pool: database::pool(own, 8).await?,
         kinds: workload::kinds(),
         ledger,
         runs: settings.load,
@@ -180,6 +188,7 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
         prometheus.stop().await?;
     }
     let session = &mut world.session().await?;
+    violations.extend(priorities(settings, folder, &books, own, session).await?);
     let entries = ledger::read(&books)?;
     check::load(session, &entries).await?;
     violations.extend(check::violations(session).await?);
@@ -187,6 +196,10 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     if let Some(scraped) = scraped {
         let killed = fleet.crashes.load(Ordering::Relaxed) > 0 || hits.keys().any(|fault| disturbs(fault));
         violations.extend(check::metrics(session, &scraped, !killed).await?);
+    }
+    let report = longshore_core::doctor::examine(session).await?;
+    if !report.is_clean() {
+        violations.push(format!("the doctor: {report}"));
     }
     let figures = check::figures(session).await?;
     Ok(Outcome {
@@ -209,7 +222,8 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
 async fn prepare(direct: &sqlx::postgres::PgConnectOptions) -> Result<()> {
     let mut session = direct.connect().await?;
     migrate::up(&mut session).await?;
-    let definitions = workload::kinds().into_iter().map(|kind| kind.definition).chain(POISON.map(workload::poison));
+    let definitions = workload::kinds().into_iter().map(|kind| kind.definition);
+    let definitions = definitions.chain(POISON.map(workload::poison)).chain([workload::probe()]);
     for definition in definitions {
         let definition = Definition::from_json(&definition).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         workflow::publish(&mut session, &definition).await?;
@@ -217,14 +231,43 @@ async fn prepare(direct: &sqlx::postgres::PgConnectOptions) -> Result<()> {
     Ok(())
 }
 
+/// Runs of every priority on a queue of their own, then one worker with one slot: it must take them in their order.
+async fn priorities(
+    settings: &Settings,
+    folder: &Path,
+    books: &Path,
+    url: &str,
+    session: &mut sqlx::PgConnection,
+) -> Result<Vec<String>> {
+    for number in 0..40_u64 {
+        let priority = settings.seed.wrapping_mul(0x9e37_79b9).wrapping_add(number.wrapping_mul(7)) % 4;
+        let start = "select longshore.start_run('probe', priority => $1)";
+        sqlx::query(start).bind(i16::try_from(priority)?).execute(&mut *session).await?;
+    }
+    let words = ["member", "--ledger", &books.to_string_lossy(), "--queue", "probe=1", "--no-system-lane"];
+    let launch = Launch {
+        prefix: Vec::new(),
+        program: std::env::current_exe()?,
+        arguments: words.map(str::to_owned).to_vec(),
+        environment: vec![("LONGSHORE_DATABASE_URL".to_owned(), url.to_owned())],
+    };
+    let one = Fleet::start(vec![launch], folder, Arc::new(Ledger::open(books)?)).await?;
+    let until = Instant::now() + Duration::from_secs(60);
+    while check::left(session).await?.0 > 0 && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    one.stop(Duration::from_secs(30)).await?;
+    check::priorities(session).await
+}
+
 /// How each worker is started; some faults are how one of them is.
-fn launches(settings: &Settings, books: &Path, url: &str, apart: Option<(String, &Partition)>) -> Result<Vec<Launch>> {
+fn launches(settings: &Settings, books: &Path, urls: &[String], partition: Option<&Partition>) -> Result<Vec<Launch>> {
     let me = std::env::current_exe()?;
     let lease = format!("{}ms", settings.lease.as_millis());
     let mut launches = Vec::new();
-    for number in 0..settings.workers {
+    for (number, url) in (0..settings.workers).zip(urls) {
         let mut environment = vec![
-            ("LONGSHORE_DATABASE_URL".to_owned(), url.to_owned()),
+            ("LONGSHORE_DATABASE_URL".to_owned(), url.clone()),
             ("LONGSHORE_LOG".to_owned(), "info,sqlx=error".to_owned()),
         ];
         #[cfg(feature = "broken")]
@@ -243,9 +286,8 @@ fn launches(settings: &Settings, books: &Path, url: &str, apart: Option<(String,
                 ("FAKETIME".to_owned(), "+1h".to_owned()),
                 ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".to_owned()),
             ]),
-            1 => {
-                if let Some((url, partition)) = &apart {
-                    environment[0].1.clone_from(url);
+            APART => {
+                if let Some(partition) = partition {
                     prefix = partition.prefix();
                     arguments.extend(["--listen".to_owned(), format!("{}:0", partition.there)]);
                 }

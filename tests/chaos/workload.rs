@@ -131,6 +131,11 @@ pub(crate) fn poison(handler: &'static str) -> Value {
     json!({"name": format!("poison-{handler}"), "queue": QUEUE, "nodes": [task("a", "ok"), poison], "edges": [["a", "p"]]})
 }
 
+/// One task on a queue of its own, to see in which order they are taken.
+pub(crate) fn probe() -> Value {
+    json!({"name": "probe", "queue": "probe", "nodes": [task("a", "ok")], "edges": []})
+}
+
 /// The nodes that must have been skipped when a run of this kind completed; every other one must have run.
 pub(crate) fn skipped(kind: &str, x: i64) -> &'static [&'static str] {
     match kind {

@@ -157,6 +157,7 @@ async fn a_cycle_sent_again_while_its_first_copy_still_runs_is_not_taken_for_fen
     lane.drain(json!(1)).await;
     assert_eq!(fleet.ended(run).await.0, "completed");
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 
@@ -201,6 +202,7 @@ async fn an_opening_that_still_runs_when_its_answer_is_lost_is_not_sent_again_an
     lane.drain(json!(1)).await;
     assert_eq!(fleet.database.number("select count(*) from longshore.workflow_runs where state = 3").await, 2);
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 
@@ -234,6 +236,7 @@ async fn a_session_killed_in_the_middle_of_a_cycle_changed_nothing_and_the_cycle
     lane.drain(json!(1)).await;
     assert_eq!(attempts(&fleet, run).await, [(0, 1, 1), (1, 1, 1)]);
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 

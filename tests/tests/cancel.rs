@@ -119,6 +119,7 @@ async fn a_cancel_waits_for_no_lane_and_a_step_in_flight_records_its_success_but
         settle_all(&fleet.database).await;
         assert_eq!(fleet.ended(run).await.0, "canceled");
         assert_nothing_left(&fleet.database).await;
+        drop(holder);
         fleet.database.drop().await;
     }
 }
@@ -150,6 +151,7 @@ async fn a_join_that_fires_in_a_cycle_in_flight_does_not_start_either() {
     lane.finish_all(json!(1)).await;
     settle_all(&fleet.database).await;
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 
@@ -182,6 +184,7 @@ async fn a_cancel_that_meets_the_end_of_the_run_changes_nothing() {
     assert_eq!(canceling.await.unwrap(), Canceled::AlreadyEnded(longshore_core::state::RunState::Completed));
     assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!(1)));
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 
@@ -268,6 +271,7 @@ async fn settling_waits_for_a_lane_that_has_not_passed_its_baton() {
     bystander.finish_all(json!(1)).await;
     assert_eq!(settle_all(&fleet.database).await, 1);
     assert_nothing_left(&fleet.database).await;
+    drop(connection);
     fleet.database.drop().await;
 }
 

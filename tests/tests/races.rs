@@ -69,6 +69,7 @@ async fn a_completion_that_waits_for_the_reaper_is_fenced_or_goes_on_as_the_reap
         assert_eq!(attempts(&fleet, run).await, expected);
         assert_eq!(fleet.ended(run).await.0, "completed");
         assert_nothing_left(&fleet.database).await;
+        drop(reaper);
         fleet.database.drop().await;
     }
 }
@@ -95,6 +96,7 @@ async fn the_reaper_leaves_a_lane_that_is_passing_its_baton_at_that_moment() {
     completing.await.unwrap().passed();
     assert_eq!(attempts(&fleet, run).await, [(0, 1, 1)]);
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 
@@ -168,6 +170,7 @@ async fn sinks_of_two_runs_ended_in_opposite_orders_do_not_deadlock_and_no_outpu
             0
         );
         assert_nothing_left(&fleet.database).await;
+        drop(holder);
         fleet.database.drop().await;
     }
 }
@@ -206,6 +209,7 @@ async fn two_runs_failed_by_two_lanes_in_opposite_orders_fail_once_each() {
         assert_eq!(attempts(&fleet, run).await, [(0, 1, 1), (1, 1, 2), (2, 1, 2)]);
     }
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.database.drop().await;
 }
 
@@ -358,5 +362,6 @@ async fn a_drain_that_meets_a_claim_charges_nothing_and_leaves_nothing_leased() 
     let whole = "select count(*) from longshore.execution_step_attempts where outcome = 1";
     assert_eq!(fleet.database.number(whole).await, 600);
     assert_nothing_left(&fleet.database).await;
+    drop(holder);
     fleet.finish().await;
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod chaos;
 mod completions;
 mod demo;
 mod dev;
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Bench(bench::Arguments),
     #[command(hide = true)]
     BenchWorker(bench::Worker),
+    /// Break everything a fleet stands on, and prove that nothing is lost
+    Chaos(chaos::Arguments),
     /// Print a shell's completions
     Completions(completions::Arguments),
 }
@@ -87,6 +90,7 @@ impl Command {
             Self::Postgres(command) => command.run(global).await,
             Self::Bench(arguments) => arguments.run(global).await,
             Self::BenchWorker(arguments) => arguments.run(global).map(drop),
+            Self::Chaos(arguments) => arguments.run(),
             Self::Completions(arguments) => arguments.run(),
         }
     }
