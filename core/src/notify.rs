@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// The channel workers listen on; the payload is a queue's name.
 pub const CHANNEL: &str = "longshore";
 
+/// Before a queue's name: it has step jobs that must be alone in their lane. No name of a queue begins with it.
+pub const ALONE: &str = "!";
+
 /// A queue is told of at most once in this time.
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -133,7 +133,7 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
 const CHECKS: &[(&str, &str)] = &[
     ("an acknowledged start exists", "
         select format('run %s (%s)', s.run_id, s.kind) from chaos.started s
-        where not exists (select from longshore.workflow_runs r where r.run_id = s.run_id)"),
+        where not exists (select from longshore.workflow_runs r where r.shard = 0 and r.run_id = s.run_id)"),
     ("a start that was rolled back does not exist", "
         select format('run %s', b.run_id) from chaos.rolled_back b join longshore.workflow_runs r using (run_id)"),
     ("a key names one run", "
@@ -155,7 +155,7 @@ const CHECKS: &[(&str, &str)] = &[
         join longshore.workflow_nodes n using (version_id)
         left join lateral (
             select array_agg(a.outcome) as outcomes, bool_or(a.outcome = 1) as ran, bool_or(a.outcome = 5) as skipped, bool_or(a.outcome = 2) as failed
-            from longshore.execution_step_attempts a where a.run_id = s.run_id and a.node = n.node) a on true
+            from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = s.run_id and a.node = n.node) a on true
         where r.state = 3
           and case when exists (select from chaos.skips k where k.kind = s.kind and k.upper_half = (s.x >= 50) and k.node_id = n.id)
                 then coalesce(a.ran or a.failed, false) or not coalesce(a.skipped, false)
@@ -169,7 +169,7 @@ const CHECKS: &[(&str, &str)] = &[
         from chaos.began b
         join longshore.workflow_runs r using (run_id)
         join longshore.workflow_nodes n on n.version_id = r.version_id and n.id = b.node_id
-        where not exists (select from longshore.execution_step_attempts a where a.run_id = b.run_id and a.node = n.node and a.attempt = b.attempt)"),
+        where not exists (select from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = b.run_id and a.node = n.node and a.attempt = b.attempt)"),
     ("what is accepted was given by that very attempt", "
         select format('run %s node %s attempt %s has the output %s', a.run_id, n.id, a.attempt, a.output)
         from longshore.execution_step_attempts a
@@ -182,7 +182,7 @@ const CHECKS: &[(&str, &str)] = &[
         select format('run %s node %s attempt %s carries %s, which nobody accepted', c.run_id, c.node_id, c.attempt, c.mark)
         from chaos.carried c
         where not exists (select from longshore.execution_step_attempts a
-                          where a.run_id = c.run_id and a.outcome = 1 and a.output ->> 'mark' = c.mark::text)"),
+                          where a.shard = 0 and a.run_id = c.run_id and a.outcome = 1 and a.output ->> 'mark' = c.mark::text)"),
     ("a policy of three failures is kept, and nothing that completed was given up", "
         select format('run %s node %s: outcomes %s', a.run_id, a.node, array_agg(a.outcome order by a.attempt))
         from longshore.execution_step_attempts a where a.node >= 0
@@ -201,8 +201,8 @@ const CHECKS: &[(&str, &str)] = &[
         where outcome = 2 and claimed_at - failed_at < least_pause"),
     ("nothing starts after a cancel was acknowledged", "
         select format('run %s node %s attempt %s was claimed %s after the cancel', a.run_id, a.node, a.attempt, a.claimed_at - c.at)
-        from chaos.canceled c join longshore.execution_step_attempts a using (run_id)
-        join longshore.workflow_runs r using (run_id)
+        from chaos.canceled c join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = c.run_id
+        join longshore.workflow_runs r on r.shard = 0 and r.run_id = c.run_id
         where c.at is not null and r.state = 5 and a.node >= 0 and a.outcome in (1, 2) and a.claimed_at > c.at"),
     ("no lease is left", "select format('lane %s, cycle %s: runs %s', lane_id, cycle, run_ids) from longshore.lanes"),
     ("no closing is left", "select format('run %s, closed at %s', run_id, closed_at) from longshore.closed where closed_at < now() - interval '1 minute'"),
@@ -290,6 +290,15 @@ const FIGURES: &str = "
 /// See [`Figures`].
 pub(crate) async fn figures(session: &mut PgConnection) -> Result<Figures> {
     Ok(sqlx::query_as(FIGURES).fetch_one(session).await?)
+}
+
+/// Steps that completed per second of the window.
+pub(crate) async fn rate(session: &mut PgConnection, began: DateTime<Utc>, seconds: u64) -> Result<f64> {
+    let sql = "select count(*)::float8 / $2 from longshore.execution_step_attempts
+        where outcome = 1 and node >= 0 and finished_at >= $1 and finished_at < $1 + $2 * interval '1 second'";
+    #[allow(clippy::cast_precision_loss)] // far below 2^52
+    let query = sqlx::query_scalar(sql).bind(began).bind(seconds as f64);
+    Ok(query.fetch_one(session).await?)
 }
 
 /// For each start of Postgres, the seconds until the fleet claimed again; none where nothing was claimed after it.

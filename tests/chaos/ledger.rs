@@ -47,8 +47,16 @@ impl Ledger {
 
     /// Append a line and make it durable.
     pub(crate) fn append(&self, entry: &Entry) -> Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
+        self.append_all(std::slice::from_ref(entry))
+    }
+
+    /// The same for several lines at once.
+    pub(crate) fn append_all(&self, entries: &[Entry]) -> Result<()> {
+        let mut line = Vec::new();
+        for entry in entries {
+            serde_json::to_writer(&mut line, entry)?;
+            line.push(b'\n');
+        }
         let mut file = self.0.lock().map_err(|_| anyhow::anyhow!("a writer of the ledger panicked"))?;
         file.write_all(&line)?;
         file.sync_data().context("cannot make the ledger durable")

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
-use longshore_enqueuer::Enqueuer;
+use longshore_enqueuer::{Enqueuer, NewRun};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
@@ -59,6 +59,27 @@ pub(crate) async fn enqueue(load: Arc<Load>, seed: u64) -> Result<()> {
     });
     while let Some(ended) = tasks.join_next().await {
         ended.context("an enqueuer panicked")??;
+    }
+    Ok(())
+}
+
+/// Enqueue so many runs of the first kind, a thousand at a time.
+pub(crate) async fn fill(load: &Load, runs: usize) -> Result<()> {
+    let Some(kind) = load.kinds.first() else { return Ok(()) };
+    let enqueuer = Enqueuer::new(load.pool.clone());
+    let new: Vec<NewRun> = (0..runs.min(1000)).map(|_| NewRun::new(kind.name, &json!({ "x": 0 }))).collect();
+    let mut left = runs;
+    while left > 0 {
+        let now = left.min(new.len());
+        let started = enqueuer.start_many(&new[..now]).await?;
+        let entries = started.iter().map(|started| Entry::Started {
+            run: started.id,
+            kind: kind.name.to_owned(),
+            x: 0,
+            key: None,
+        });
+        load.ledger.append_all(&entries.collect::<Vec<_>>())?;
+        left -= now;
     }
     Ok(())
 }

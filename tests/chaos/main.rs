@@ -49,6 +49,9 @@ struct Arguments {
     /// Runs that wait or run at any moment
     #[arg(long, default_value_t = 200)]
     load: i64,
+    /// Runs that are enqueued before the window
+    #[arg(long, default_value_t = 0)]
+    backlog: usize,
     /// The lease of the workers
     #[arg(long, default_value = "15s", value_parser = duration)]
     lease: Duration,
@@ -137,15 +140,13 @@ async fn windows(arguments: &Arguments) -> Result<bool> {
                 faults: faults.clone(),
                 load: arguments.load,
                 lease: arguments.lease,
+                backlog: arguments.backlog,
                 old_worker: arguments.old_worker.clone(),
                 keep: arguments.keep,
                 #[cfg(feature = "broken")]
                 broken: arguments.broken,
             };
-            let result = tokio::select! {
-                result = window::run(&settings) => result?,
-                _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-            };
+            let result = window::run(&settings).await?;
             match arguments.output {
                 Format::Text => print!("{}", report::text(&result)),
                 Format::Json => println!("{}", serde_json::to_string(&result)?),

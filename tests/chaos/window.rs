@@ -14,6 +14,7 @@ use longshore::postgres::{Cluster, Listen};
 use longshore_core::definition::Definition;
 use longshore_core::{database, migrate, workflow};
 use sqlx::ConnectOptions;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -50,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) faults: Vec<Fault>,
     pub(crate) load: i64,
     pub(crate) lease: Duration,
+    pub(crate) backlog: usize,
     pub(crate) old_worker: Option<PathBuf>,
     pub(crate) keep: bool,
     #[cfg(feature = "broken")]
@@ -98,7 +100,13 @@ pub(crate) async fn run(settings: &Settings) -> Result<Outcome> {
     let postgres = folder.path().join("postgres");
     let disk = if settings.has(Fault::Disk) { Some(Disk::mount(&postgres)?) } else { None };
     let cluster = Arc::new(Cluster::at(&if disk.is_some() { postgres.join("cluster") } else { postgres })?);
-    let result = in_folder(settings, folder.path(), cluster.clone(), disk).await;
+    // whatever ends it, no process and no folder stays
+    let mut term = signal(SignalKind::terminate())?;
+    let result = tokio::select! {
+        result = in_folder(settings, folder.path(), cluster.clone(), disk) => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        _ = term.recv() => Err(anyhow::anyhow!("told to stop")),
+    };
     if settings.keep {
         cluster.stop()?;
         eprintln!("kept: {}", folder.keep().display());
@@ -167,6 +175,8 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     let mut side = JoinSet::new();
     side.spawn(fleet.clone().supervise());
     side.spawn(load::enqueue(load.clone(), settings.seed));
+    load::fill(&load, settings.backlog).await?;
+    let began = chrono::Utc::now();
     let (hits, settled_after) = trouble_and_settle(settings, &world, &load, prometheus.as_ref()).await?;
     let mut violations = Vec::new();
     if settled_after.is_none() {
@@ -188,28 +198,28 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
         prometheus.stop().await?;
     }
     let session = &mut world.session().await?;
+    if let Some(scraped) = scraped {
+        let killed = fleet.crashes.load(Ordering::Relaxed) > 0 || hits.keys().any(|fault| disturbs(fault));
+        violations.extend(check::metrics(session, &scraped, !killed).await?);
+    }
     violations.extend(priorities(settings, folder, &books, own, session).await?);
     let entries = ledger::read(&books)?;
     check::load(session, &entries).await?;
     violations.extend(check::violations(session).await?);
     violations.extend(nothing_hit(settings, &hits));
-    if let Some(scraped) = scraped {
-        let killed = fleet.crashes.load(Ordering::Relaxed) > 0 || hits.keys().any(|fault| disturbs(fault));
-        violations.extend(check::metrics(session, &scraped, !killed).await?);
-    }
     let report = longshore_core::doctor::examine(session).await?;
     if !report.is_clean() {
         violations.push(format!("the doctor: {report}"));
     }
     let figures = check::figures(session).await?;
+    let steps_per_s = check::rate(session, began, settings.seconds).await?;
     Ok(Outcome {
         faults: settings.faults.iter().map(|fault| fault.name()).collect(),
         seed: settings.seed,
         seconds: settings.seconds,
         workers: settings.workers,
         hits,
-        #[allow(clippy::cast_precision_loss)] // far below 2^52
-        steps_per_s: figures.steps as f64 / (settings.seconds as f64 + settled_after.unwrap_or_default()),
+        steps_per_s,
         restarts: check::restarts(session, &entries).await?,
         figures,
         settled_after: settled_after.unwrap_or(f64::INFINITY),

@@ -155,6 +155,7 @@ impl Upkeep {
     }
 
     async fn reap(&self, connection: &mut sqlx::PgConnection, scan: bool) -> Result<(), sqlx::Error> {
+        let mut any = false;
         for _ in 0..REAP {
             let Some(reaped) = upkeep::reap(connection, scan).await? else { break };
             let steps = u64::try_from(reaped.steps).unwrap_or(0);
@@ -162,6 +163,14 @@ impl Upkeep {
             self.shared.metrics.leases_lost(steps);
             self.lanes.normal.iter().for_each(|lane| lane.sweep());
             self.lanes.solo.sweep();
+            any = true;
+        }
+        if any {
+            // each must be alone in its lane, of which a worker has one: the fleet shares them
+            let names = self.shared.queue_names.read().unwrap_or_else(PoisonError::into_inner);
+            for name in self.queues.iter().filter_map(|id| names.get(id)) {
+                self.shared.notifier.notify(&format!("{}{name}", notify::ALONE));
+            }
         }
         Ok(())
     }
@@ -236,10 +245,15 @@ fn next_tick(tick: &Tick, period: Duration, full: bool) -> Duration {
 }
 
 /// Listen for hints that a queue has work; they may come late or never. Polling goes on beside it.
-pub(crate) async fn listen(shared: Arc<Shared>, url: String, wakes: Vec<(Serves, Arc<Wake>)>) {
+pub(crate) async fn listen(
+    shared: Arc<Shared>,
+    url: String,
+    wakes: Vec<(Serves, Arc<Wake>)>,
+    solo: (Serves, Arc<Wake>),
+) {
     let mut pacing = Pacing::reconnect();
     loop {
-        let error = match listen_once(&shared, &url, &wakes, &mut pacing).await {
+        let error = match listen_once(&shared, &url, &wakes, &solo, &mut pacing).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
@@ -252,6 +266,7 @@ async fn listen_once(
     shared: &Shared,
     url: &str,
     wakes: &[(Serves, Arc<Wake>)],
+    solo: &(Serves, Arc<Wake>),
     pacing: &mut Pacing,
 ) -> Result<std::convert::Infallible, sqlx::Error> {
     let mut listener = PgListener::connect(url).await?;
@@ -260,10 +275,16 @@ async fn listen_once(
     loop {
         let hint = listener.recv().await?;
         let names = shared.queue_names.read().unwrap_or_else(PoisonError::into_inner);
-        for (queues, wake) in wakes {
-            if queues.get().iter().any(|(id, _)| names.get(id).is_some_and(|name| name == hint.payload())) {
-                wake.hint();
+        let serves =
+            |queues: &Serves, name: &str| queues.get().iter().any(|(id, _)| names.get(id).is_some_and(|n| n == name));
+        if let Some(name) = hint.payload().strip_prefix(notify::ALONE) {
+            if serves(&solo.0, name) {
+                solo.1.sweep();
             }
+            continue;
+        }
+        for (_, wake) in wakes.iter().filter(|(queues, _)| serves(queues, hint.payload())) {
+            wake.hint();
         }
     }
 }

@@ -287,7 +287,7 @@ impl WorkerBuilder {
             None
         };
         let told = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
-        tokio::spawn(upkeep::listen(shared.clone(), self.url, told));
+        tokio::spawn(upkeep::listen(shared.clone(), self.url, told, (alone.clone(), solo.clone())));
         let worker_id = registration.worker_id;
         let upkeep = Upkeep {
             shared: shared.clone(),
