@@ -57,7 +57,11 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
 /// A connection is not tested when it is taken, so the first statement after Postgres restarted may fail as
 /// [`ErrorKind::Ambiguous`].
 pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
-    let options = options(url)?;
+    pool_of(options(url)?, max).await
+}
+
+/// The same with these options.
+pub(crate) async fn pool_of(options: PgConnectOptions, max: u32) -> Result<PgPool, Error> {
     let made = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
