@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row};
 
 use crate::pacing::Pacing;
 
@@ -72,6 +72,29 @@ pub(crate) async fn pool_of(options: PgConnectOptions, max: u32) -> Result<PgPoo
         Err(sqlx::Error::PoolTimedOut) => Err(Error::Connect(why(&options).await)),
         made => made.map_err(Error::Connect),
     }
+}
+
+/// Whether a pooler in transaction mode stands before Postgres: two connections then meet on one server. "No" is no proof, since busy poolers may
+/// keep them apart.
+pub async fn is_pooled(options: &PgConnectOptions) -> Result<bool, Error> {
+    let options = options.clone().extra_float_digits(None);
+    let meet = async {
+        let (mut first, mut second) = (options.connect().await?, options.connect().await?);
+        for _ in 0..3 {
+            let mut transaction = first.begin().await?;
+            let before = backend(&mut transaction).await?;
+            transaction.commit().await?;
+            if backend(&mut second).await? == before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    meet.await.map_err(Error::Connect)
+}
+
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    connection.fetch_one(include_str!("../sql/session/backend.sql")).await?.try_get(0)
 }
 
 /// The pool only says that time ran out; another try says why.
