@@ -7,6 +7,7 @@ pub mod dags;
 pub mod database;
 pub mod fleet;
 pub mod lane;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 
