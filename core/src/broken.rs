@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
-
 use crate::queue::{HeldStep, SHARD};
+use crate::session::Session;
 
 /// The variable that names the variant.
 pub const VARIABLE: &str = "LONGSHORE_BROKEN";
@@ -22,7 +21,7 @@ pub(crate) fn second_transaction() -> bool {
 }
 
 /// The second transaction.
-pub(crate) async fn enqueue(connection: &mut PgConnection, ready: &[HeldStep]) -> Result<(), sqlx::Error> {
+pub(crate) async fn enqueue(session: &mut Session<'_>, ready: &[HeldStep]) -> Result<(), sqlx::Error> {
     if ready.is_empty() || !second_transaction() {
         return Ok(());
     }
@@ -40,7 +39,7 @@ pub(crate) async fn enqueue(connection: &mut PgConnection, ready: &[HeldStep]) -
             .bind(step.attempt)
             .bind(step.failed)
             .bind(step.lost)
-            .execute(&mut *connection)
+            .execute(&mut *session)
             .await?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::graph::NodeNumber;
@@ -40,7 +40,7 @@ pub struct PrivateStep {
 
 /// Record the step as completed with this output. False, and nothing done, when its lease was lost. Takes effect when the transaction commits.
 pub async fn complete_in(
-    transaction: &mut PgConnection,
+    transaction: impl PgExecutor<'_>,
     step: &PrivateStep,
     duration: Duration,
     output: &Payload,

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
-use sqlx::{PgConnection, PgPool, Postgres, Row};
+use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use crate::database;
@@ -17,6 +16,7 @@ use crate::graph::NodeNumber;
 use crate::pacing::Pacing;
 use crate::payload::Payload;
 use crate::queue::{Claim, Claimed, HeldStep, SHARD, SOLO, StepKind, seq_time};
+use crate::session::{Access, Session};
 use crate::state::{Outcome, RunState};
 
 /// Arrivals at one join, added up over the batch.
@@ -235,7 +235,7 @@ impl Batch {
 #[derive(Clone, Debug)]
 pub struct Sender {
     /// Where to send.
-    pub pool: PgPool,
+    pub access: Access,
     /// The worker the lane belongs to.
     pub worker_id: Uuid,
     /// The lease of a baton.
@@ -247,7 +247,7 @@ pub struct Sender {
 #[derive(Debug, Default)]
 pub struct Line {
     keep: bool,
-    kept: Option<(PoolConnection<Postgres>, Instant)>,
+    kept: Option<(Session<'static>, Instant)>,
 }
 
 impl Line {
@@ -341,18 +341,22 @@ fn next_of(baton: &Baton) -> Baton {
 async fn once(sender: &Sender, line: &mut Line, baton: &Baton, batch: &Batch) -> Result<Option<Passed>, sqlx::Error> {
     let lease =
         PgInterval { months: 0, days: 0, microseconds: i64::try_from(sender.lease.as_micros()).unwrap_or(i64::MAX) };
-    let (mut connection, since) = match line.kept.take() {
+    let (mut session, since) = match line.kept.take() {
         Some(kept) => kept,
-        None => (sender.pool.acquire().await?, Instant::now()),
+        None => (sender.access.session().await?, Instant::now()),
     };
-    let answer = tokio::time::timeout(ANSWER_WITHIN, send(&mut connection, baton, lease, sender.worker_id, batch));
+    let answer = tokio::time::timeout(ANSWER_WITHIN, send(&mut session, baton, lease, sender.worker_id, batch));
     let Ok(answer) = answer.await else {
-        drop(connection.detach());
+        session.abandon();
         return Err(late());
     };
+    #[cfg(feature = "broken")]
+    if matches!(answer, Ok(Some(_))) {
+        crate::broken::enqueue(&mut session, &batch.ready).await?;
+    }
     // after an error the pool looks whether it is still good, and now and then so that it does not outlive the pool's limits
     if line.keep && answer.is_ok() && since.elapsed() < KEPT_FOR {
-        line.kept = Some((connection, since));
+        line.kept = Some((session, since));
     }
     answer
 }
@@ -374,7 +378,7 @@ enum Stand {
 async fn stand(sender: &Sender, baton: &Baton) -> Result<Stand, sqlx::Error> {
     let query = sqlx::query(include_str!("../sql/cycle/stand.sql")).bind(SHARD).bind(baton.lane_id).bind(baton.cycle);
     let rows =
-        tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.pool)).await.unwrap_or_else(|_| Err(late()))?;
+        tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.access)).await.unwrap_or_else(|_| Err(late()))?;
     let Some(first) = rows.first() else {
         return Ok(Stand::Neither);
     };
@@ -387,7 +391,7 @@ async fn stand(sender: &Sender, baton: &Baton) -> Result<Stand, sqlx::Error> {
 
 async fn closings(sender: &Sender, runs: &[Uuid]) -> Result<Vec<(Uuid, i64)>, sqlx::Error> {
     let query = sqlx::query_as(include_str!("../sql/cycle/closings.sql")).bind(SHARD).bind(runs);
-    tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.pool)).await.unwrap_or_else(|_| Err(late()))
+    tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.access)).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Collects one field of many rows into the array that the function takes: null where there is none.
@@ -397,7 +401,7 @@ fn column<'a, T, R>(rows: &'a [T], field: impl Fn(&'a T) -> R) -> Option<Vec<R>>
 
 /// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`]).
 async fn send(
-    connection: &mut PgConnection,
+    db: impl PgExecutor<'_>,
     baton: &Baton,
     lease: PgInterval,
     worker: Uuid,
@@ -496,13 +500,11 @@ async fn send(
         .bind(column(&holds, |h| h.3.code()))
         .bind(column(&holds, |h| h.4))
         .bind(column(&b.held, |h| h.claimed_at))
-        .fetch_all(&mut *connection)
+        .fetch_all(db)
         .await?;
     if rows.is_empty() {
         return Ok(None);
     }
-    #[cfg(feature = "broken")]
-    crate::broken::enqueue(connection, &b.ready).await?;
     read_passed(&rows).map(Some)
 }
 

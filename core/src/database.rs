@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row};
 
 use crate::pacing::Pacing;
 
@@ -57,7 +57,11 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
 /// A connection is not tested when it is taken, so the first statement after Postgres restarted may fail as
 /// [`ErrorKind::Ambiguous`].
 pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
-    let options = options(url)?;
+    pool_of(options(url)?, max).await
+}
+
+/// The same with these options.
+pub(crate) async fn pool_of(options: PgConnectOptions, max: u32) -> Result<PgPool, Error> {
     let made = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -68,6 +72,29 @@ pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
         Err(sqlx::Error::PoolTimedOut) => Err(Error::Connect(why(&options).await)),
         made => made.map_err(Error::Connect),
     }
+}
+
+/// Whether a pooler in transaction mode stands before Postgres: two connections then meet on one server. "No" is no proof, since busy poolers may
+/// keep them apart.
+pub async fn is_pooled(options: &PgConnectOptions) -> Result<bool, Error> {
+    let options = options.clone().extra_float_digits(None);
+    let meet = async {
+        let (mut first, mut second) = (options.connect().await?, options.connect().await?);
+        for _ in 0..3 {
+            let mut transaction = first.begin().await?;
+            let before = backend(&mut transaction).await?;
+            transaction.commit().await?;
+            if backend(&mut second).await? == before {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    meet.await.map_err(Error::Connect)
+}
+
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    connection.fetch_one(include_str!("../sql/session/backend.sql")).await?.try_get(0)
 }
 
 /// The pool only says that time ran out; another try says why.

@@ -38,6 +38,7 @@ pub mod prune;
 pub mod results;
 pub mod run;
 pub mod sample;
+pub mod session;
 pub mod upkeep;
 pub mod workflow;
 

@@ -11,7 +11,9 @@ use std::fmt::Write as _;
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, PgExecutor};
+
+use crate::session::Session;
 
 /// A function of the schema: its text is one file of `core/sql`, named as the function.
 #[derive(Clone, Copy, Debug)]
@@ -181,9 +183,10 @@ pub async fn down(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error> {
 
 /// What is applied and installed. Changes nothing.
 pub async fn status(conn: &mut PgConnection) -> Result<Status, Error> {
-    let applied = applied(conn).await?;
+    let mut session = Session::direct(conn);
+    let applied = applied(&mut session).await?;
     let known: BTreeSet<i64> = versions().collect();
-    let installed = installed(conn).await?;
+    let installed = installed(&mut session).await?;
     Ok(Status {
         migrations: MIGRATIONS
             .iter()
@@ -204,15 +207,15 @@ pub async fn status(conn: &mut PgConnection) -> Result<Status, Error> {
 
 /// Refuses a database whose schema is missing or older than this binary needs. A newer schema is fine: tables only
 /// grow and functions keep their meaning. Workers and enqueuers call it when they start.
-pub async fn check(conn: &mut PgConnection) -> Result<(), Error> {
-    let applied = applied(conn).await?;
+pub async fn check(session: &mut Session<'_>) -> Result<(), Error> {
+    let applied = applied(session).await?;
     if applied.is_empty() {
         return Err(Error::SchemaMissing);
     }
     if let Some(version) = versions().find(|version| !applied.contains_key(version)) {
         return Err(Error::SchemaOld { missing: format!("migration {version}") });
     }
-    let installed = installed(conn).await?;
+    let installed = installed(session).await?;
     match FUNCTIONS.iter().find(|function| !installed.contains_key(function.name)) {
         Some(function) => Err(Error::SchemaOld { missing: format!("function {}", function.name) }),
         None => Ok(()),
@@ -248,7 +251,7 @@ pub fn sql() -> String {
 }
 
 async fn up_alone(conn: &mut PgConnection) -> Result<Up, Error> {
-    let before = applied(conn).await?;
+    let before = applied(&mut Session::direct(conn)).await?;
     execute(&mut *conn, include_str!("../sql/migrate/create_schema.sql")).await?;
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
     run_migrations(conn).await?;
@@ -259,7 +262,7 @@ async fn up_alone(conn: &mut PgConnection) -> Result<Up, Error> {
 }
 
 async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error> {
-    let before = applied(conn).await?;
+    let before = applied(&mut Session::direct(conn)).await?;
     if before.is_empty() {
         return Ok(Vec::new());
     }
@@ -338,20 +341,20 @@ async fn server_version(conn: &mut PgConnection) -> Result<i32, Error> {
     Ok(sqlx::query_scalar(include_str!("../sql/migrate/server_version.sql")).fetch_one(conn).await?)
 }
 
-async fn applied(conn: &mut PgConnection) -> Result<BTreeMap<i64, DateTime<Utc>>, Error> {
+async fn applied(session: &mut Session<'_>) -> Result<BTreeMap<i64, DateTime<Utc>>, Error> {
     let has_history: bool =
-        sqlx::query_scalar(include_str!("../sql/migrate/has_history.sql")).fetch_one(&mut *conn).await?;
+        sqlx::query_scalar(include_str!("../sql/migrate/has_history.sql")).fetch_one(&mut *session).await?;
     if !has_history {
         return Ok(BTreeMap::new());
     }
     let rows: Vec<(i64, DateTime<Utc>)> =
-        sqlx::query_as(include_str!("../sql/migrate/applied.sql")).fetch_all(conn).await?;
+        sqlx::query_as(include_str!("../sql/migrate/applied.sql")).fetch_all(session).await?;
     Ok(rows.into_iter().collect())
 }
 
-async fn installed(conn: &mut PgConnection) -> Result<BTreeMap<String, String>, Error> {
+async fn installed(db: impl PgExecutor<'_>) -> Result<BTreeMap<String, String>, Error> {
     let rows: Vec<(String, String)> =
-        sqlx::query_as(include_str!("../sql/migrate/functions.sql")).bind(names()).fetch_all(conn).await?;
+        sqlx::query_as(include_str!("../sql/migrate/functions.sql")).bind(names()).fetch_all(db).await?;
     Ok(rows.into_iter().collect())
 }
 

@@ -9,9 +9,10 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+use crate::session::Access;
 
 /// The channel workers listen on; the payload is a queue's name.
 pub const CHANNEL: &str = "longshore";
@@ -30,13 +31,13 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the task on the current tokio runtime. It takes a connection of `pool` for each send.
-    pub fn start(pool: PgPool) -> Self {
+    /// Starts the task on the current tokio runtime. It takes a connection for each send.
+    pub fn start(access: Access) -> Self {
         let wanted = Arc::new(Mutex::new(BTreeSet::new()));
         let (wake, woken) = mpsc::channel(1);
         tokio::spawn(send_all(Arc::clone(&wanted), woken, move |queues| {
-            let pool = pool.clone();
-            async move { send(&pool, &queues).await }
+            let access = access.clone();
+            async move { send(&access, &queues).await }
         }));
         Self { wanted, wake }
     }
@@ -86,8 +87,8 @@ fn take_due(wanted: &Mutex<BTreeSet<String>>, sent: &HashMap<String, Instant>) -
     BTreeSet::into_iter(due).collect()
 }
 
-async fn send(pool: &PgPool, queues: &[String]) {
-    let sent = sqlx::query(include_str!("../sql/notify/notify.sql")).bind(queues).execute(pool).await;
+async fn send(access: &Access, queues: &[String]) {
+    let sent = sqlx::query(include_str!("../sql/notify/notify.sql")).bind(queues).execute(access).await;
     if let Err(error) = sent {
         tracing::debug!(%error, "a notification was not sent; workers find the work when they poll");
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::graph::{NodeNumber, NodeResult};
@@ -36,10 +36,7 @@ fn columns(steps: &[StepRef]) -> Columns {
 }
 
 /// The results of these steps; a step that was skipped or has not ended is missing. Sends nothing when asked for nothing.
-pub async fn of_steps(
-    connection: &mut PgConnection,
-    steps: &[StepRef],
-) -> Result<Vec<(StepRef, NodeResult)>, sqlx::Error> {
+pub async fn of_steps(db: impl PgExecutor<'_>, steps: &[StepRef]) -> Result<Vec<(StepRef, NodeResult)>, sqlx::Error> {
     if steps.is_empty() {
         return Ok(Vec::new());
     }
@@ -49,7 +46,7 @@ pub async fn of_steps(
         .bind(runs)
         .bind(frames)
         .bind(nodes)
-        .fetch_all(connection)
+        .fetch_all(db)
         .await?;
     let result = |(run_id, frame, node, outcome, value): (Uuid, i32, i32, i16, String)| {
         let value = Payload::trusted(Arc::from(value));
@@ -61,21 +58,18 @@ pub async fn of_steps(
 }
 
 /// The inputs of these runs; a run that is gone is missing. Sends nothing when asked for nothing.
-pub async fn run_inputs(connection: &mut PgConnection, runs: &[Uuid]) -> Result<HashMap<Uuid, Payload>, sqlx::Error> {
+pub async fn run_inputs(db: impl PgExecutor<'_>, runs: &[Uuid]) -> Result<HashMap<Uuid, Payload>, sqlx::Error> {
     if runs.is_empty() {
         return Ok(HashMap::new());
     }
-    let rows: Vec<(Uuid, Option<String>)> = sqlx::query_as(include_str!("../sql/results/run_inputs.sql"))
-        .bind(SHARD)
-        .bind(runs)
-        .fetch_all(connection)
-        .await?;
+    let rows: Vec<(Uuid, Option<String>)> =
+        sqlx::query_as(include_str!("../sql/results/run_inputs.sql")).bind(SHARD).bind(runs).fetch_all(db).await?;
     Ok(rows.into_iter().filter_map(|(run, input)| Some((run, Payload::trusted(Arc::from(input?))))).collect())
 }
 
 /// How long ago the first attempt of these steps was claimed, by Postgres' clock. Sends nothing when asked for nothing.
 pub async fn since_first_attempt(
-    connection: &mut PgConnection,
+    db: impl PgExecutor<'_>,
     steps: &[StepRef],
 ) -> Result<HashMap<StepRef, Duration>, sqlx::Error> {
     if steps.is_empty() {
@@ -88,7 +82,7 @@ pub async fn since_first_attempt(
             .bind(runs)
             .bind(frames)
             .bind(nodes)
-            .fetch_all(connection)
+            .fetch_all(db)
             .await?;
     let since = |(run_id, frame, node, us): (Uuid, i32, i32, Option<i64>)| {
         let since = Duration::from_micros(u64::try_from(us?).ok()?);

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
+use sqlx::PgExecutor;
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{Connection, PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::database;
 use crate::error::{self, ErrorKind, StepError};
 use crate::payload::{self, Payload};
+use crate::session::Session;
 use crate::state::RunState;
 
 /// Every run lives on this shard today; the schema leads every key with it.
@@ -215,15 +216,16 @@ impl Run {
 /// that starts the same key. An error of Postgres (a key conflict above all) then aborts that transaction. Up to a
 /// thousand starts (or 16 MiB of input) are one statement; more are a transaction, or a savepoint within the
 /// caller's. Safe to repeat only for starts with a key.
-pub async fn start(conn: &mut PgConnection, starts: &[Start]) -> Result<Vec<Started>, Error> {
+pub async fn start(session: &mut Session<'_>, starts: &[Start]) -> Result<Vec<Started>, Error> {
     let chunks = chunks(starts);
     if let [only] = chunks[..] {
-        return start_chunk(conn, only).await;
+        return start_chunk(session, only).await;
     }
-    let mut tx = conn.begin().await?;
+    let route = session.route();
+    let mut tx = session.begin().await?;
     let mut started = Vec::with_capacity(starts.len());
     for chunk in chunks {
-        started.extend(start_chunk(&mut tx, chunk).await?);
+        started.extend(start_chunk(&mut Session::within(&mut tx, route), chunk).await?);
     }
     tx.commit().await?;
     Ok(started)
@@ -303,7 +305,7 @@ impl RunRow {
     }
 }
 
-async fn start_chunk(conn: &mut PgConnection, starts: &[Start]) -> Result<Vec<Started>, Error> {
+async fn start_chunk(db: impl PgExecutor<'_>, starts: &[Start]) -> Result<Vec<Started>, Error> {
     let rows: Vec<(Uuid, bool)> = sqlx::query_as(include_str!("../sql/run/start.sql"))
         .bind(starts.iter().map(|start| start.workflow.as_str()).collect::<Vec<_>>())
         .bind(starts.iter().map(|start| start.input.as_str()).collect::<Vec<_>>())
@@ -311,7 +313,7 @@ async fn start_chunk(conn: &mut PgConnection, starts: &[Start]) -> Result<Vec<St
         .bind(starts.iter().map(|start| start.run_at).collect::<Vec<_>>())
         .bind(starts.iter().map(|start| start.priority).collect::<Vec<_>>())
         .bind(starts.iter().map(|start| start.version).collect::<Vec<_>>())
-        .fetch_all(conn)
+        .fetch_all(db)
         .await?;
     Ok(rows.into_iter().map(|(run_id, created)| Started { run_id, created }).collect())
 }

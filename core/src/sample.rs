@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 
 use crate::queue::SHARD;
 
@@ -20,9 +20,9 @@ pub struct QueueSample {
 }
 
 /// The queues, at most 200 of them.
-pub async fn queues(connection: &mut PgConnection) -> Result<Vec<QueueSample>, sqlx::Error> {
+pub async fn queues(db: impl PgExecutor<'_>) -> Result<Vec<QueueSample>, sqlx::Error> {
     let rows: Vec<(String, f64, i64, i64)> =
-        sqlx::query_as(include_str!("../sql/sample/queues.sql")).bind(SHARD).fetch_all(connection).await?;
+        sqlx::query_as(include_str!("../sql/sample/queues.sql")).bind(SHARD).fetch_all(db).await?;
     let sample = |(name, oldest, ready, delayed): (String, f64, i64, i64)| QueueSample {
         name,
         oldest_ready: Duration::try_from_secs_f64(oldest).unwrap_or_default(),
@@ -42,9 +42,9 @@ pub struct DatabaseSample {
 }
 
 /// The server.
-pub async fn database(connection: &mut PgConnection) -> Result<DatabaseSample, sqlx::Error> {
+pub async fn database(db: impl PgExecutor<'_>) -> Result<DatabaseSample, sqlx::Error> {
     let (oldest, tables, dead): (f64, Option<Vec<String>>, Option<Vec<i64>>) =
-        sqlx::query_as(include_str!("../sql/sample/database.sql")).fetch_one(connection).await?;
+        sqlx::query_as(include_str!("../sql/sample/database.sql")).fetch_one(db).await?;
     let dead = dead.unwrap_or_default().into_iter().map(|dead| u64::try_from(dead).unwrap_or(0));
     Ok(DatabaseSample {
         oldest_snapshot: Duration::try_from_secs_f64(oldest).unwrap_or_default(),

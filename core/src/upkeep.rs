@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::queue::SHARD;
+use crate::session::Session;
 
 /// What a tick found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ type TickRow =
 /// Heartbeat, timers, and a look at what else there is to do: one statement. `marks` has four low-water marks for each queue, one for each priority;
 /// 0 looks from the start. Safe to call again.
 pub async fn tick(
-    connection: &mut PgConnection,
+    db: impl PgExecutor<'_>,
     worker_id: Uuid,
     queues: &[i32],
     marks: &[i64],
@@ -54,7 +55,7 @@ pub async fn tick(
             .bind(queues)
             .bind(marks)
             .bind(promote)
-            .fetch_one(connection)
+            .fetch_one(db)
             .await?;
     Ok(Tick {
         known,
@@ -72,8 +73,8 @@ pub async fn tick(
 }
 
 /// Make the partitions of attempts for three months ahead. Returns how many were made; safe to call again, from many workers at once.
-pub async fn make_partitions(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql")).fetch_one(connection).await
+pub async fn make_partitions(db: impl PgExecutor<'_>) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(include_str!("../sql/migrate/make_partitions.sql")).fetch_one(db).await
 }
 
 /// A lane whose lease was over.
@@ -89,12 +90,9 @@ pub struct Reaped {
 
 /// Take back the steps of one lane whose lease is over; `None` when there is none. `scan` reads the whole table of lanes instead of those that
 /// are registered with a worker: a backstop. Safe to call again, also after an unclear answer.
-pub async fn reap(connection: &mut PgConnection, scan: bool) -> Result<Option<Reaped>, sqlx::Error> {
-    let row: Option<(i64, Option<Uuid>, i32)> = sqlx::query_as(include_str!("../sql/upkeep/reap_one.sql"))
-        .bind(SHARD)
-        .bind(scan)
-        .fetch_optional(connection)
-        .await?;
+pub async fn reap(db: impl PgExecutor<'_>, scan: bool) -> Result<Option<Reaped>, sqlx::Error> {
+    let row: Option<(i64, Option<Uuid>, i32)> =
+        sqlx::query_as(include_str!("../sql/upkeep/reap_one.sql")).bind(SHARD).bind(scan).fetch_optional(db).await?;
     Ok(row.map(|(lane_id, worker_id, steps)| Reaped { lane_id, worker_id, steps }))
 }
 
@@ -113,10 +111,10 @@ struct Seen {
 
 impl Settling {
     /// Take the next step. Returns how many closings were removed. Safe to call again.
-    pub async fn step(&mut self, connection: &mut PgConnection) -> Result<u32, sqlx::Error> {
+    pub async fn step(&mut self, session: &mut Session<'_>) -> Result<u32, sqlx::Error> {
         if self.0.is_none() {
             let begin = sqlx::query_as(include_str!("../sql/upkeep/settle_begin_call.sql")).bind(SHARD);
-            self.0 = begin.fetch_optional(&mut *connection).await?;
+            self.0 = begin.fetch_optional(&mut *session).await?;
         }
         let Some(seen) = &self.0 else {
             return Ok(0);
@@ -127,7 +125,7 @@ impl Settling {
             .bind(&seen.close_ids)
             .bind(&seen.lane_ids)
             .bind(&seen.cycles)
-            .fetch_one(connection)
+            .fetch_one(session)
             .await?;
         if settled.is_some() {
             self.0 = None;

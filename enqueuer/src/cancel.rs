@@ -6,7 +6,7 @@ use std::pin::Pin;
 use longshore_core::database::{self, ErrorKind};
 use longshore_core::pacing::Pacing;
 use longshore_core::run::{self, Canceled};
-use sqlx::PgPool;
+use longshore_core::session::Access;
 use uuid::Uuid;
 
 use crate::Error;
@@ -18,14 +18,14 @@ const NO_REASON: &str = "canceled by request";
 #[derive(Debug)]
 #[must_use = "nothing is canceled before it is awaited"]
 pub struct Cancel<'e> {
-    pool: &'e PgPool,
+    access: &'e Access,
     id: Uuid,
     reason: Option<String>,
 }
 
 impl<'e> Cancel<'e> {
-    pub(crate) fn new(pool: &'e PgPool, id: Uuid) -> Self {
-        Self { pool, id, reason: None }
+    pub(crate) fn new(access: &'e Access, id: Uuid) -> Self {
+        Self { access, id, reason: None }
     }
 
     /// Why, for people: the message of the run's error.
@@ -43,7 +43,7 @@ impl<'e> IntoFuture for Cancel<'e> {
             let reason = self.reason.as_deref().unwrap_or(NO_REASON);
             let mut pacing = Pacing::reconnect();
             for _ in 1..ATTEMPTS {
-                match run::cancel(self.pool, self.id, reason).await {
+                match run::cancel(self.access, self.id, reason).await {
                     Err(Error::Database(error)) if passes(&error) => {
                         tracing::debug!(%error, run_id = %self.id, "a cancel is sent again");
                         tokio::time::sleep(pacing.pause()).await;
@@ -51,7 +51,7 @@ impl<'e> IntoFuture for Cancel<'e> {
                     result => return result,
                 }
             }
-            run::cancel(self.pool, self.id, reason).await
+            run::cancel(self.access, self.id, reason).await
         })
     }
 }

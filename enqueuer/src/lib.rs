@@ -44,9 +44,10 @@ mod wait;
 use std::sync::{Arc, OnceLock};
 
 use longshore_core::notify::Notifier;
+use longshore_core::session::{Access, Route, Session};
 use longshore_core::{database, migrate, run};
 use serde::Serialize;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 pub use cancel::Cancel;
@@ -80,7 +81,7 @@ pub struct Enqueuer {
 
 #[derive(Debug)]
 struct Inner {
-    pool: PgPool,
+    access: Access,
     versions: Versions,
     notifier: OnceLock<Notifier>,
 }
@@ -88,17 +89,37 @@ struct Inner {
 impl Enqueuer {
     /// Connects a pool of at most 8 connections and checks that the schema is there and new enough.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
-        let pool = database::pool(url, CONNECTIONS).await?;
-        let mut conn = pool.acquire().await.map_err(database::Error::Connect)?;
-        migrate::check(&mut conn).await?;
-        drop(conn);
-        Ok(Self::new(pool))
+        Self::checked(Access::connect(url, CONNECTIONS, Route::Direct).await?).await
+    }
+
+    /// The same through a pooler in transaction mode, such as PgBouncer with `pool_mode = transaction`: each statement goes
+    /// unnamed and in an explicit transaction.
+    pub async fn connect_pooled(url: &str) -> Result<Self, ConnectError> {
+        Self::checked(Access::connect(url, CONNECTIONS, Route::Pooled).await?).await
     }
 
     /// Uses a pool of the application. The schema is not checked: call [`migrate::check`], or let the first start
     /// fail with [`Error::SchemaMissing`].
     pub fn new(pool: PgPool) -> Self {
-        Self { inner: Arc::new(Inner { pool, versions: Versions::default(), notifier: OnceLock::new() }) }
+        Self::on(Access::new(pool, Route::Direct))
+    }
+
+    /// As [`Enqueuer::new`] with a pool that connects through a pooler in transaction mode. What it is given for `in_transaction`
+    /// must be in one. The application's own statements on such a pool need a transaction and `persistent(false)`, too, and its
+    /// options `extra_float_digits(None)`, unless the pooler ignores that parameter.
+    pub fn new_pooled(pool: PgPool) -> Self {
+        Self::on(Access::new(pool, Route::Pooled))
+    }
+
+    async fn checked(access: Access) -> Result<Self, ConnectError> {
+        let mut session = access.session().await.map_err(database::Error::Connect)?;
+        migrate::check(&mut session).await?;
+        drop(session);
+        Ok(Self::on(access))
+    }
+
+    fn on(access: Access) -> Self {
+        Self { inner: Arc::new(Inner { access, versions: Versions::default(), notifier: OnceLock::new() }) }
     }
 
     /// A run of `workflow` with `input`, to be awaited or written by [`StartRun::in_transaction`]. Nothing happens
@@ -115,24 +136,33 @@ impl Enqueuer {
 
     /// The run as it stands; none if there is no such run, or it was pruned.
     pub async fn get(&self, id: Uuid) -> Result<Option<Run>, Error> {
-        run::get(&self.inner.pool, id).await
+        run::get(&self.inner.access, id).await
     }
 
     /// The run once it has ended, completed or not: to be awaited, [`Wait::timeout`] bounds it. A run that was
     /// started in a transaction is found once that has committed.
     pub fn wait(&self, id: Uuid) -> Wait<'_> {
-        Wait::new(&self.inner.pool, id)
+        Wait::new(&self.inner.access, id)
     }
 
     /// Cancels a run that has not ended: to be awaited, [`Cancel::reason`] says why. Not part of a transaction of the
     /// caller. Safe to repeat.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
-        Cancel::new(&self.inner.pool, id)
+        Cancel::new(&self.inner.access, id)
     }
 
     /// The pool it works on.
     pub fn pool(&self) -> &PgPool {
-        &self.inner.pool
+        self.inner.access.pool()
+    }
+
+    fn access(&self) -> &Access {
+        &self.inner.access
+    }
+
+    /// The caller's transaction, which leads to Postgres as this enqueuer's own connections do.
+    fn within<'c>(&self, tx: &'c mut PgConnection) -> Session<'c> {
+        Session::within(tx, self.inner.access.route())
     }
 
     fn versions(&self) -> &Versions {
@@ -140,6 +170,6 @@ impl Enqueuer {
     }
 
     fn notifier(&self) -> &Notifier {
-        self.inner.notifier.get_or_init(|| Notifier::start(self.inner.pool.clone()))
+        self.inner.notifier.get_or_init(|| Notifier::start(self.inner.access.clone()))
     }
 }

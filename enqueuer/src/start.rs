@@ -13,6 +13,7 @@ use longshore_core::database::{self, ErrorKind};
 use longshore_core::pacing::Pacing;
 use longshore_core::payload::{self, Payload};
 use longshore_core::run::{self, MAX_KEY, PRIORITIES, Start};
+use longshore_core::session::Session;
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -148,14 +149,14 @@ impl<'e> StartRun<'e> {
         Self { run: self.run.version(version), ..self }
     }
 
-    /// Writes the run in a transaction of the caller (`&mut tx`, or any connection): it exists if and only if that
+    /// Writes the run in a transaction of the caller (`&mut tx`; any connection will do, unless a pooler is in between): it exists if and only if that
     /// commits, and workers see it then, at the latest when they next poll. It only inserts, and waits for nothing
     /// but another transaction that starts the same key.
     ///
     /// Errors found here leave the transaction usable. [`Error::KeyConflict`] and [`Error::Database`] come from
     /// Postgres and abort it, as does an unknown workflow or version that vanished within the last five seconds: roll back.
     pub async fn in_transaction(self, tx: &mut PgConnection) -> Result<Started, Error> {
-        let started = write(self.enqueuer, tx, std::slice::from_ref(&self.run)).await?;
+        let started = write(self.enqueuer, &mut self.enqueuer.within(tx), std::slice::from_ref(&self.run)).await?;
         one(&started)
     }
 }
@@ -187,7 +188,7 @@ impl<'e> StartMany<'e> {
 
     /// As [`StartRun::in_transaction`]; more than a thousand runs are written within a savepoint.
     pub async fn in_transaction(self, tx: &mut PgConnection) -> Result<Vec<Started>, Error> {
-        write(self.enqueuer, tx, self.runs).await
+        write(self.enqueuer, &mut self.enqueuer.within(tx), self.runs).await
     }
 }
 
@@ -206,8 +207,8 @@ async fn start(enqueuer: &Enqueuer, runs: &[NewRun]) -> Result<Vec<Started>, Err
     let mut pacing = Pacing::reconnect();
     let mut attempt = 1;
     let started = loop {
-        let result = match enqueuer.pool().acquire().await {
-            Ok(mut conn) => write(enqueuer, &mut conn, runs).await,
+        let result = match enqueuer.access().session().await {
+            Ok(mut session) => write(enqueuer, &mut session, runs).await,
             Err(error) => Err(Error::from(error)),
         };
         match result {
@@ -241,15 +242,15 @@ fn may_repeat(error: &sqlx::Error, repeatable: bool) -> bool {
 }
 
 /// Checks everything, then writes everything.
-async fn write(enqueuer: &Enqueuer, conn: &mut PgConnection, runs: &[NewRun]) -> Result<Vec<Started>, Error> {
+async fn write(enqueuer: &Enqueuer, session: &mut Session<'_>, runs: &[NewRun]) -> Result<Vec<Started>, Error> {
     let mut starts = Vec::with_capacity(runs.len());
     for run in runs {
         let start = run.check()?;
-        let version = enqueuer.versions().get(conn, &run.workflow, run.version).await?;
+        let version = enqueuer.versions().get(session, &run.workflow, run.version).await?;
         check_against(&start, &version)?;
         starts.push(start);
     }
-    let started = run::start(conn, &starts).await?;
+    let started = run::start(session, &starts).await?;
     Ok(started.into_iter().map(|started| Started { id: started.run_id, created: started.created }).collect())
 }
 

@@ -11,8 +11,8 @@ use longshore_core::definition::is_id;
 use longshore_core::error::StepError;
 use longshore_core::graph::Graph;
 use longshore_core::payload::Payload;
+use longshore_core::session::Session;
 use longshore_core::{run, workflow};
-use sqlx::PgConnection;
 
 use crate::Error;
 
@@ -55,10 +55,10 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
-    /// The version a start of `workflow` will take, read over `conn` unless it is fresh.
+    /// The version a start of `workflow` will take, read over `session` unless it is fresh.
     pub(crate) async fn get(
         &self,
-        conn: &mut PgConnection,
+        session: &mut Session<'_>,
         workflow: &str,
         version: Option<i32>,
     ) -> Result<Version, Error> {
@@ -68,9 +68,9 @@ impl Versions {
         {
             return Ok(known.clone());
         }
-        let version_id = find(conn, workflow, version).await?;
-        let facts = self.facts(conn, version_id).await?;
-        let found = Version { max_payload: run::max_payload(&mut *conn).await?, facts };
+        let version_id = find(session, workflow, version).await?;
+        let facts = self.facts(session, version_id).await?;
+        let found = Version { max_payload: run::max_payload(session).await?, facts };
         keep(&self.latest, key, (found.clone(), Instant::now()));
         Ok(found)
     }
@@ -81,11 +81,11 @@ impl Versions {
         latest.get(&(workflow.to_owned(), version))?.0.facts.first_queue.clone()
     }
 
-    async fn facts(&self, conn: &mut PgConnection, version_id: i32) -> Result<Arc<Facts>, Error> {
+    async fn facts(&self, session: &mut Session<'_>, version_id: i32) -> Result<Arc<Facts>, Error> {
         if let Some(facts) = lock(&self.kept).get(&version_id) {
             return Ok(Arc::clone(facts));
         }
-        let facts = match workflow::load(conn, version_id).await {
+        let facts = match workflow::load(session, version_id).await {
             Ok(Some(version)) => Facts {
                 first_queue: Some(version.first_queue),
                 graph: Some(version.graph).filter(|graph| graph.input_schema_value().is_some()),
@@ -104,7 +104,7 @@ impl Versions {
     }
 }
 
-async fn find(conn: &mut PgConnection, workflow: &str, version: Option<i32>) -> Result<i32, Error> {
+async fn find(session: &mut Session<'_>, workflow: &str, version: Option<i32>) -> Result<i32, Error> {
     let unknown = || Error::UnknownWorkflow { workflow: workflow.to_owned() };
     if !is_id(workflow) {
         return Err(unknown()); // perhaps no text that Postgres takes
@@ -113,10 +113,10 @@ async fn find(conn: &mut PgConnection, workflow: &str, version: Option<i32>) -> 
         workflow::Error::Database(error) => Error::from(error),
         _ => unknown(),
     };
-    match (workflow::find(&mut *conn, workflow, version).await.map_err(database)?, version) {
+    match (workflow::find(&mut *session, workflow, version).await.map_err(database)?, version) {
         (Some(version_id), _) => Ok(version_id),
         (None, None) => Err(unknown()),
-        (None, Some(version)) => match workflow::find(conn, workflow, None).await.map_err(database)? {
+        (None, Some(version)) => match workflow::find(session, workflow, None).await.map_err(database)? {
             Some(_) => Err(Error::UnknownVersion { workflow: workflow.to_owned(), version: version.into() }),
             None => Err(unknown()),
         },

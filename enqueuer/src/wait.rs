@@ -7,7 +7,7 @@ use std::time::Duration;
 use longshore_core::database::{self, ErrorKind};
 use longshore_core::pacing::Pacing;
 use longshore_core::run::{self, Run};
-use sqlx::PgPool;
+use longshore_core::session::Access;
 use uuid::Uuid;
 
 use crate::Error;
@@ -19,14 +19,14 @@ const LONGEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 #[must_use = "nothing waits before it is awaited"]
 pub struct Wait<'e> {
-    pool: &'e PgPool,
+    access: &'e Access,
     id: Uuid,
     timeout: Option<Duration>,
 }
 
 impl<'e> Wait<'e> {
-    pub(crate) fn new(pool: &'e PgPool, id: Uuid) -> Self {
-        Self { pool, id, timeout: None }
+    pub(crate) fn new(access: &'e Access, id: Uuid) -> Self {
+        Self { access, id, timeout: None }
     }
 
     /// Give up after this time with [`Error::TimedOut`]; the run goes on.
@@ -41,7 +41,7 @@ impl<'e> IntoFuture for Wait<'e> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'e>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let ended = ended(self.pool, self.id);
+        let ended = ended(self.access, self.id);
         Box::pin(async move {
             match self.timeout {
                 None => ended.await,
@@ -53,10 +53,10 @@ impl<'e> IntoFuture for Wait<'e> {
     }
 }
 
-async fn ended(pool: &PgPool, id: Uuid) -> Result<Run, Error> {
+async fn ended(access: &Access, id: Uuid) -> Result<Run, Error> {
     let mut pacing = Pacing::idle(SHORTEST, LONGEST);
     loop {
-        match look(pool, id).await {
+        match look(access, id).await {
             Ok(Some(run)) => return Ok(run),
             Ok(None) => {}
             Err(Error::Database(error)) if passes(&error) => {
@@ -69,11 +69,11 @@ async fn ended(pool: &PgPool, id: Uuid) -> Result<Run, Error> {
 }
 
 /// The run if it has ended.
-async fn look(pool: &PgPool, id: Uuid) -> Result<Option<Run>, Error> {
+async fn look(access: &Access, id: Uuid) -> Result<Option<Run>, Error> {
     let missing = Error::NotFound { run_id: id };
-    match run::state(pool, id).await? {
+    match run::state(access, id).await? {
         None => Err(missing),
-        Some(state) if state.has_ended() => run::get(pool, id).await?.map(Some).ok_or(missing),
+        Some(state) if state.has_ended() => run::get(access, id).await?.map(Some).ok_or(missing),
         Some(_) => Ok(None),
     }
 }

@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     Disk,
     /// Serialization failures and deadlocks out of nothing.
     Errors,
+    /// Workers behind PgBouncer in transaction mode, two sessions for all of them.
+    Pgbouncer,
     /// A worker built from an older commit.
     Old,
 }
@@ -160,7 +162,7 @@ pub(crate) async fn run(fault: Fault, world: &Arc<World>, seed: u64) -> Result<u
         Fault::Errors => errors(world).await,
         Fault::Poison => poison(world, &mut random).await,
         // these are how the fleet was started
-        Fault::Pool | Fault::Clock | Fault::Old => Ok(0),
+        Fault::Pool | Fault::Clock | Fault::Pgbouncer | Fault::Old => Ok(0),
     };
     done.with_context(|| format!("the fault {}", fault.name()))
 }

@@ -2,6 +2,7 @@
 //! a ledger kept outside of it. `longshore chaos` is this program.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a command line
 
+mod bouncer;
 #[cfg(feature = "broken")]
 mod broken;
 mod check;

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::bouncer::Bouncer;
 use crate::check;
 use crate::disk::Disk;
 use crate::faults::{self, Fault, POISON, World};
@@ -79,6 +80,7 @@ pub(crate) fn able(old_worker: Option<&Path>) -> (Vec<Fault>, Vec<(Fault, String
         Fault::Disk if !root => Some("needs root to mount a tmpfs"),
         Fault::Clock if !Path::new(FAKETIME).exists() => Some("needs libfaketime"),
         Fault::Poison if !has("prlimit") => Some("needs prlimit (util-linux), which keeps the memory hog in bounds"),
+        Fault::Pgbouncer if !has("pgbouncer") => Some("needs pgbouncer"),
         Fault::Old if old_worker.is_none() => Some("needs --old-worker, a longshore-worker built from an older commit"),
         _ => None,
     };
@@ -145,7 +147,9 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     let ledger = Arc::new(Ledger::open(&books)?);
     let urls: Vec<String> = addresses.into_iter().map(through).collect();
     let own = urls.last().context("no way for the enqueuers")?;
-    let launches = launches(settings, &books, &urls, partition.as_ref())?;
+    let bouncer = if settings.has(Fault::Pgbouncer) { Some(Bouncer::start(folder, &direct).await?) } else { None };
+    let pooled = bouncer.as_ref().map(|bouncer| through(bouncer.address));
+    let launches = launches(settings, &books, &urls, pooled.as_deref(), partition.as_ref())?;
     let fleet = Fleet::start(launches, folder, ledger.clone()).await?;
     let prometheus = Prometheus::start(folder)?;
     if prometheus.is_none() {
@@ -271,7 +275,13 @@ async fn priorities(
 }
 
 /// How each worker is started; some faults are how one of them is.
-fn launches(settings: &Settings, books: &Path, urls: &[String], partition: Option<&Partition>) -> Result<Vec<Launch>> {
+fn launches(
+    settings: &Settings,
+    books: &Path,
+    urls: &[String],
+    pooled: Option<&str>,
+    partition: Option<&Partition>,
+) -> Result<Vec<Launch>> {
     let me = std::env::current_exe()?;
     let lease = format!("{}ms", settings.lease.as_millis());
     let mut launches = Vec::new();
@@ -301,6 +311,11 @@ fn launches(settings: &Settings, books: &Path, urls: &[String], partition: Optio
                     prefix = partition.prefix();
                     arguments.extend(["--listen".to_owned(), format!("{}:0", partition.there)]);
                 }
+            }
+            // alone, the fault is everybody's
+            _ if settings.faults == [Fault::Pgbouncer] || number == 3 % settings.workers && pooled.is_some() => {
+                pooled.unwrap_or_default().clone_into(&mut environment[0].1);
+                arguments.push("--pooled".to_owned());
             }
             2 | 3 if settings.has(Fault::Pool) => {
                 arguments.extend(["--connections".to_owned(), (number - 1).to_string()]);
@@ -375,7 +390,7 @@ async fn trouble_and_settle(
 
 /// What the faults hit that are how the fleet was started.
 fn counted(settings: &Settings, world: &World, hits: &mut BTreeMap<String, u32>) {
-    for (fault, hit) in [(Fault::Clock, 1), (Fault::Pool, 2), (Fault::Old, 1)] {
+    for (fault, hit) in [(Fault::Clock, 1), (Fault::Pool, 1), (Fault::Pgbouncer, 1), (Fault::Old, 1)] {
         if settings.has(fault) {
             hits.insert(fault.name(), hit);
         }
@@ -387,7 +402,7 @@ fn counted(settings: &Settings, world: &World, hits: &mut BTreeMap<String, u32>)
 
 /// Whether figures of a process may be missing from what Prometheus last saw.
 fn disturbs(fault: &str) -> bool {
-    !["clock", "pool", "snapshot", "listen", "errors"].contains(&fault)
+    !["clock", "pool", "snapshot", "listen", "errors", "pgbouncer"].contains(&fault)
 }
 
 /// Faults that hit nothing: they prove nothing.

@@ -11,6 +11,7 @@ use longshore_core::graph::{END, NodeResult, RunFacts, START, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, MAX_LOST_ALONE, PRIORITIES, SOLO, Source, StepKey, StepKind};
 use longshore_core::results::{self, StepRef};
+use longshore_core::session::{Access, Route, Session};
 use longshore_core::upkeep::{self, Reaped, Settling};
 use longshore_core::workflow::{self, LoadedVersion};
 use serde_json::{Value, json};
@@ -88,7 +89,11 @@ pub struct ManualLane {
 impl ManualLane {
     /// A lane that sends over this pool and holds nothing. Its worker has no row, which no lane needs.
     pub fn new(pool: &PgPool) -> Self {
-        let sender = Sender { pool: pool.clone(), worker_id: Uuid::new_v4(), lease: Duration::from_secs(3600) };
+        let sender = Sender {
+            access: Access::new(pool.clone(), Route::Direct),
+            worker_id: Uuid::new_v4(),
+            lease: Duration::from_secs(3600),
+        };
         Self {
             sender,
             baton: Some(Baton::new(new_lane_id())),
@@ -320,7 +325,7 @@ impl ManualLane {
     }
 
     async fn admit(&mut self, step: HeldStep, live: bool, input: Option<Payload>) {
-        let mut connection = self.sender.pool.acquire().await.expect("a connection");
+        let mut connection = self.sender.access.pool().acquire().await.expect("a connection");
         let version = match self.versions.get(&step.version_id) {
             Some(version) => version.clone(),
             None => {
@@ -349,7 +354,7 @@ impl ManualLane {
         }
         let wanted: Vec<StepRef> =
             nodes.into_iter().map(|node| StepRef { run_id: step.run_id, frame: step.frame, node }).collect();
-        for (of, result) in results::of_steps(&mut connection, &wanted).await.expect("results") {
+        for (of, result) in results::of_steps(&mut *connection, &wanted).await.expect("results") {
             values.results.insert(of.node, result);
         }
         self.held.push(Held { step, version, values, live });
@@ -374,7 +379,7 @@ impl ManualLane {
 
     /// Let the lease run out at once, by moving the baton's time.
     pub async fn expire(&self) {
-        expire(&self.sender.pool, self.id()).await;
+        expire(self.sender.access.pool(), self.id()).await;
     }
 }
 
@@ -416,7 +421,7 @@ pub async fn expire(pool: &PgPool, lane_id: i64) {
 
 /// Take back one dead lane's steps, as any worker does.
 pub async fn reap(pool: &PgPool) -> Option<Reaped> {
-    upkeep::reap(&mut pool.acquire().await.expect("a connection"), false).await.expect("reap")
+    upkeep::reap(pool, false).await.expect("reap")
 }
 
 /// Await that so many sessions of this database wait for a lock: then each stands in the middle of its statement.
@@ -464,7 +469,7 @@ pub async fn settle_all(database: &TestDatabase) -> u32 {
     let mut connection = database.pool.acquire().await.expect("a connection");
     let (mut settling, mut settled) = (Settling::default(), 0);
     loop {
-        match settling.step(&mut connection).await.expect("settle") {
+        match settling.step(&mut Session::direct(&mut connection)).await.expect("settle") {
             0 => return settled,
             more => settled += more,
         }

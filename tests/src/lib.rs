@@ -8,6 +8,7 @@ pub mod database;
 pub mod fleet;
 pub mod fuzz;
 pub mod lane;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 

@@ -23,11 +23,18 @@ pub struct WorkerOptions {
     pub lease: Duration,
     /// Its grace.
     pub grace: Duration,
+    /// Its URL leads through a pooler.
+    pub pooled: bool,
 }
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        Self { queues: vec!["default=10".into()], lease: Duration::from_secs(1), grace: Duration::from_secs(10) }
+        Self {
+            queues: vec!["default=10".into()],
+            lease: Duration::from_secs(1),
+            grace: Duration::from_secs(10),
+            pooled: false,
+        }
     }
 }
 
@@ -60,6 +67,9 @@ impl WorkerProcess {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file);
+        if options.pooled {
+            command.arg("--pooled");
+        }
         for queue in &options.queues {
             command.args(["--queue", queue]);
         }

@@ -25,6 +25,10 @@ pub enum Cut {
     BeforeItsAnswer = 2,
     /// The client loses the connection as soon as the next statement is sent; the server goes on with it.
     WhileItRuns = 3,
+    /// The next `COMMIT` never reaches the server.
+    BeforeTheCommitIsSent = 4,
+    /// The server has committed; the answer to the next `COMMIT` is lost.
+    BeforeTheCommitsAnswer = 5,
 }
 
 /// See the module.
@@ -110,9 +114,13 @@ async fn serve(client: TcpStream, server: Box<dyn Stream>, armed: &AtomicU8, cut
     let forward = async {
         loop {
             let (kind, bytes) = message(&mut from_client, false).await?;
-            if kind == b'B' {
+            let commits = armed.load(Ordering::SeqCst) >= Cut::BeforeTheCommitIsSent as u8;
+            if if commits { kind == b'Q' && bytes[5..].starts_with(b"COMMIT") } else { kind == b'B' } {
                 cut.store(armed.swap(0, Ordering::SeqCst), Ordering::SeqCst);
-                if cut.load(Ordering::SeqCst) == Cut::BeforeItIsSent as u8 {
+                if [Cut::BeforeItIsSent, Cut::BeforeTheCommitIsSent]
+                    .iter()
+                    .any(|&at| cut.load(Ordering::SeqCst) == at as u8)
+                {
                     return Ok(());
                 }
             }
@@ -125,7 +133,10 @@ async fn serve(client: TcpStream, server: Box<dyn Stream>, armed: &AtomicU8, cut
     let back = async {
         loop {
             let (kind, bytes) = message(&mut from_server, false).await?;
-            if cut.load(Ordering::SeqCst) == Cut::BeforeItsAnswer as u8 {
+            if [Cut::BeforeItsAnswer, Cut::BeforeTheCommitsAnswer]
+                .iter()
+                .any(|&at| cut.load(Ordering::SeqCst) == at as u8)
+            {
                 if kind == b'Z' {
                     return Ok(());
                 }

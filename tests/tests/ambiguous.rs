@@ -193,7 +193,7 @@ async fn an_opening_that_still_runs_when_its_answer_is_lost_is_not_sent_again_an
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     fleet.database.execute("update longshore.lanes set expires_at = now() - interval '1 s'").await;
-    let reaped = longshore_core::upkeep::reap(&mut fleet.database.pool.acquire().await.unwrap(), false).await.unwrap();
+    let reaped = longshore_core::upkeep::reap(&fleet.database.pool, false).await.unwrap();
     assert_eq!(reaped.unwrap().steps, 1);
     let mut alone = ManualLane::alone(&fleet.database.pool);
     alone.claim(1).await;

@@ -4,6 +4,7 @@
 use longshore_core::attempt::Ending;
 use longshore_core::payload::Payload;
 use longshore_core::run::{self, Canceled};
+use longshore_core::session::Session;
 use longshore_core::upkeep::Settling;
 use longshore_tests::lane::{Answer, assert_nothing_left, copy_baton, dag, send_again, settle_all, until_blocked};
 use longshore_tests::{ManualLane, TestFleet};
@@ -254,16 +255,16 @@ async fn settling_waits_for_a_lane_that_has_not_passed_its_baton() {
         "select (select count(*) from longshore.step_joins) * 100 + (select count(*) from longshore.step_ready) * 10
                      + (select count(*) from longshore.closed)";
     for _ in 0..3 {
-        assert_eq!(settling.step(&mut connection).await.unwrap(), 0);
+        assert_eq!(settling.step(&mut Session::direct(&mut connection)).await.unwrap(), 0);
         assert_eq!(fleet.database.number(left).await, 111, "nothing goes while a lane of that time stands");
     }
     // one of the two passes its baton: not enough
     bystander.cycle(Vec::new(), 0).await.passed();
-    assert_eq!(settling.step(&mut connection).await.unwrap(), 0);
+    assert_eq!(settling.step(&mut Session::direct(&mut connection)).await.unwrap(), 0);
     assert_eq!(fleet.database.number(left).await, 111);
     // the other too, but it still holds b: the join and the queue are cleared, the closing stays for its fence
     lane.cycle(Vec::new(), 0).await.passed();
-    assert_eq!(settling.step(&mut connection).await.unwrap(), 0);
+    assert_eq!(settling.step(&mut Session::direct(&mut connection)).await.unwrap(), 0);
     assert_eq!(fleet.database.number(left).await, 1);
     let b = lane.of_node("b")[0];
     assert!(matches!(lane.cycle(vec![(b, completed())], 0).await, Answer::Refused(_)));

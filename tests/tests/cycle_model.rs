@@ -15,6 +15,7 @@ use longshore_core::error::StepError;
 use longshore_core::payload::Payload;
 use longshore_core::queue::StepKey;
 use longshore_core::run::{self, Canceled};
+use longshore_core::session::Session;
 use longshore_core::upkeep::Settling;
 use longshore_tests::lane::{Answer, assert_nothing_left, copy_baton, expire, reap, send_again};
 use longshore_tests::{ManualLane, TestFleet};
@@ -292,7 +293,8 @@ impl Walk<'_> {
     }
 
     async fn settle(&mut self) {
-        self.settling.step(&mut self.fleet.database.pool.acquire().await.unwrap()).await.unwrap();
+        let mut connection = self.fleet.database.pool.acquire().await.unwrap();
+        self.settling.step(&mut Session::direct(&mut connection)).await.unwrap();
     }
 
     async fn step(&mut self) {

@@ -40,7 +40,7 @@ async fn register(fleet: &TestFleet, queue: &str, handler: &str) -> Uuid {
         handlers: vec![handler.to_owned()],
         slots: 1,
     };
-    fleet::register(&mut fleet.database.pool.acquire().await.unwrap(), &worker).await.unwrap();
+    fleet::register(&fleet.database.pool, &worker).await.unwrap();
     worker_id
 }
 
@@ -76,7 +76,7 @@ async fn a_ready_step_says_since_when_and_who_could_take_it() {
     assert_eq!((answer.ready[0].workers, answer.problems.len()), (1, 0));
     says(&answer, "1 live worker can take it");
 
-    fleet::drain(&mut fleet.database.pool.acquire().await.unwrap(), right).await.unwrap();
+    fleet::drain(&fleet.database.pool, right).await.unwrap();
     assert_eq!(
         why(&fleet, run).await.problems,
         ["no live worker knows handler echo"],

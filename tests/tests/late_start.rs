@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use longshore_core::payload::Payload;
 use longshore_core::run::{self, Start};
+use longshore_core::session::Session;
 use longshore_tests::TestFleet;
 use longshore_tests::lane::dag;
 use longshore_worker::Slots;
@@ -23,15 +24,15 @@ async fn a_start_held_open_for_five_seconds_under_load_begins_within_a_second_an
     fleet.add(fleet.worker().handler("nap", nap).queue("default", Slots(10))).await;
     let mut connection = fleet.database.pool.acquire().await.unwrap();
     let starts = |count: usize| vec![Start::new("load", Payload::of(&json!({})).unwrap()); count];
-    run::start(&mut connection, &starts(200)).await.unwrap();
+    run::start(&mut Session::direct(&mut connection), &starts(200)).await.unwrap();
     fleet.until("select count(*) > 20 from longshore.execution_step_attempts").await;
 
     let mut caller = fleet.database.pool.begin().await.unwrap();
-    let late = run::start(&mut caller, &starts(1)).await.unwrap()[0].run_id;
+    let late = run::start(&mut Session::direct(&mut caller), &starts(1)).await.unwrap()[0].run_id;
     let began = "select extract(epoch from clock_timestamp())::float8";
     let opened: f64 = sqlx::query_scalar(began).fetch_one(&mut *connection).await.unwrap();
     // a backlog that outlasts it all
-    run::start(&mut connection, &starts(6000)).await.unwrap();
+    run::start(&mut Session::direct(&mut connection), &starts(6000)).await.unwrap();
     fleet.until(&format!("select extract(epoch from clock_timestamp())::float8 > {opened} + 5")).await;
     caller.commit().await.unwrap();
     let committed: f64 = sqlx::query_scalar(began).fetch_one(&mut *connection).await.unwrap();

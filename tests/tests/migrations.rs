@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use longshore_core::migrate::{self, FunctionState};
+use longshore_core::session::Session;
 use longshore_tests::TestDatabase;
 use sqlx::{Connection, PgConnection};
 
@@ -87,7 +88,7 @@ async fn down_to_zero_leaves_nothing() {
     migrate::down(&mut connection, 0).await.unwrap();
     assert_eq!(database.number(objects).await, before);
     assert!(migrate::down(&mut connection, 0).await.unwrap().is_empty(), "safe to repeat");
-    let missing = migrate::check(&mut connection).await.unwrap_err();
+    let missing = migrate::check(&mut Session::direct(&mut connection)).await.unwrap_err();
     assert!(matches!(missing, migrate::Error::SchemaMissing), "{missing}");
     connection.close().await.unwrap();
     database.drop().await;
@@ -102,7 +103,7 @@ async fn status_tells_what_is_applied_and_installed() {
     assert!(status.migrations.iter().all(|migration| migration.applied_at.is_none()));
     migrate::up(&mut connection).await.unwrap();
     assert!(migrate::status(&mut connection).await.unwrap().is_current());
-    migrate::check(&mut connection).await.unwrap();
+    migrate::check(&mut Session::direct(&mut connection)).await.unwrap();
 
     database.execute("create or replace function longshore.seq_time(p_seq bigint) returns timestamptz language sql as 'select now()'").await;
     database.execute("create or replace function longshore.settle_begin(p_shard smallint) returns table (run_ids uuid[], close_ids bigint[], lane_ids bigint[], cycles bigint[])
@@ -111,10 +112,10 @@ async fn status_tells_what_is_applied_and_installed() {
     let differing: Vec<_> =
         status.functions.iter().filter(|f| f.state == FunctionState::Differs).map(|f| f.name).collect();
     assert_eq!(differing, ["settle_begin"]);
-    migrate::check(&mut connection).await.unwrap();
+    migrate::check(&mut Session::direct(&mut connection)).await.unwrap();
 
     database.execute("drop function longshore.settle_begin").await;
-    let old = migrate::check(&mut connection).await.unwrap_err();
+    let old = migrate::check(&mut Session::direct(&mut connection)).await.unwrap_err();
     assert!(matches!(&old, migrate::Error::SchemaOld { missing } if missing.contains("settle_begin")), "{old}");
     migrate::up(&mut connection).await.unwrap();
     assert!(migrate::status(&mut connection).await.unwrap().is_current(), "up puts functions back");

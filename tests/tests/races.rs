@@ -6,6 +6,7 @@ use longshore_core::attempt::Ending;
 use longshore_core::error::{OUTPUT_INVALID, StepError};
 use longshore_core::payload::Payload;
 use longshore_core::queue::StepKey;
+use longshore_core::session::Session;
 use longshore_tests::lane::{Answer, assert_nothing_left, dag, expire, reap, settle_all, until_blocked};
 use longshore_tests::{ManualLane, TestFleet};
 use longshore_worker::Slots;
@@ -217,7 +218,9 @@ async fn two_runs_failed_by_two_lanes_in_opposite_orders_fail_once_each() {
 async fn a_full_baton_of_200_steps_is_reaped_whole() {
     let fleet = TestFleet::publish([dag("w", "a", "")]).await;
     let starts = vec![longshore_core::run::Start::new("w", Payload::of(&json!({})).unwrap()); 200];
-    longshore_core::run::start(&mut fleet.database.pool.acquire().await.unwrap(), &starts).await.unwrap();
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    longshore_core::run::start(&mut Session::direct(&mut connection), &starts).await.unwrap();
+    drop(connection);
     let mut lane = ManualLane::new(&fleet.database.pool);
     assert_eq!(lane.claim(200).await.len(), 200);
     lane.cycle(Vec::new(), 0).await.passed();
@@ -236,7 +239,9 @@ async fn a_full_baton_of_200_steps_is_reaped_whole() {
 async fn a_result_that_postgres_refuses_fails_its_own_step_and_no_other() {
     let fleet = TestFleet::publish([dag("w", "a", "")]).await;
     let starts = vec![longshore_core::run::Start::new("w", Payload::of(&json!({})).unwrap()); 128];
-    longshore_core::run::start(&mut fleet.database.pool.acquire().await.unwrap(), &starts).await.unwrap();
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    longshore_core::run::start(&mut Session::direct(&mut connection), &starts).await.unwrap();
+    drop(connection);
     let mut lane = ManualLane::new(&fleet.database.pool);
     let keys = lane.claim(128).await;
     let bad = keys[77];
@@ -337,7 +342,9 @@ async fn steps_lost_in_company_run_alone_next_and_are_charged_only_for_what_they
 async fn a_drain_that_meets_a_claim_charges_nothing_and_leaves_nothing_leased() {
     let fleet = TestFleet::publish([dag("w", "a b", "a>b")]).await;
     let starts = vec![longshore_core::run::Start::new("w", Payload::of(&json!({})).unwrap()); 300];
-    longshore_core::run::start(&mut fleet.database.pool.acquire().await.unwrap(), &starts).await.unwrap();
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    longshore_core::run::start(&mut Session::direct(&mut connection), &starts).await.unwrap();
+    drop(connection);
     // the worker's claim is held up in the middle: it is told to drain, and only then gets its steps
     let mut holder = fleet.database.pool.acquire().await.unwrap();
     sqlx::raw_sql("begin; lock table longshore.step_ready in share mode").execute(&mut *holder).await.unwrap();

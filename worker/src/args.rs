@@ -20,6 +20,14 @@ pub struct WorkerArgs {
     #[arg(long, env = "LONGSHORE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: String,
 
+    /// The database URL leads through a pooler in transaction mode, such as PgBouncer
+    #[arg(long)]
+    pub pooled: bool,
+
+    /// A URL past the pooler, for LISTEN and the system lane; without one a pooled worker polls and has no system lane
+    #[arg(long, env = "LONGSHORE_DIRECT_URL", value_name = "URL", hide_env_values = true)]
+    pub direct_url: Option<String>,
+
     /// Queue to serve and how many of its step jobs may run at once; may be given several times
     #[arg(long = "queue", value_name = "NAME[=SLOTS]", default_value = "default=100", conflicts_with = "all_queues")]
     pub queues: Vec<QueueArg>,
@@ -127,6 +135,13 @@ mod tests {
         assert_eq!((args.lease, args.grace), (Duration::from_secs(15), Duration::from_secs(30)));
         assert_eq!((args.listen.port(), args.log_format), (0, LogFormat::Text));
         assert_eq!(args.prune_older_than, None);
+    }
+
+    #[test]
+    fn a_pooler_is_named_beside_a_way_past_it() {
+        assert!(!parsed(&[]).unwrap().pooled);
+        let args = parsed(&["--pooled", "--direct-url", "postgres://postgres/db"]).unwrap();
+        assert_eq!((args.pooled, args.direct_url.as_deref()), (true, Some("postgres://postgres/db")));
     }
 
     #[test]

@@ -143,12 +143,10 @@ impl Lane {
     pub(crate) async fn run(mut self) {
         self.cycle_on().await;
         let private = self.baton.as_ref().filter(|baton| self.spec.private && !baton.stands);
-        if let Some(baton) = private {
-            let forgotten =
-                async { fleet::forget_lane(&mut *self.shared.sender.pool.acquire().await?, baton.lane_id).await };
-            if let Err(error) = forgotten.await {
-                tracing::debug!(%error, "a private lane stays registered until its worker leaves");
-            }
+        if let Some(baton) = private
+            && let Err(error) = fleet::forget_lane(&self.shared.sender.access, baton.lane_id).await
+        {
+            tracing::debug!(%error, "a private lane stays registered until its worker leaves");
         }
     }
 

@@ -139,11 +139,11 @@ impl Wanted {
     }
 
     async fn read(&self, shared: &Shared) -> Result<Values, sqlx::Error> {
-        let mut connection = shared.sender.pool.acquire().await?;
+        let mut session = shared.sender.access.session().await?;
         let inputs: Vec<Uuid> = self.inputs.iter().copied().collect();
-        let results = results::of_steps(&mut connection, &self.results).await?;
-        let inputs = results::run_inputs(&mut connection, &inputs).await?;
-        let firsts = results::since_first_attempt(&mut connection, &self.first_attempts).await?;
+        let results = results::of_steps(&mut session, &self.results).await?;
+        let inputs = results::run_inputs(&mut session, &inputs).await?;
+        let firsts = results::since_first_attempt(&mut session, &self.first_attempts).await?;
         Ok((results, inputs, firsts))
     }
 

@@ -68,6 +68,12 @@ fn tell(file: &Path, address: SocketAddr) -> std::io::Result<()> {
 fn builder(args: WorkerArgs, handlers: Handlers) -> WorkerBuilder {
     let mut builder =
         Worker::builder(&args.database_url).handlers(handlers).lease(args.lease).grace(args.grace).listen(args.listen);
+    if args.pooled {
+        builder = builder.pooled();
+    }
+    if let Some(url) = args.direct_url.as_deref().filter(|url| !url.is_empty()) {
+        builder = builder.direct_url(url);
+    }
     if args.all_queues {
         builder = builder.all_queues(Slots(DEFAULT_SLOTS));
     } else {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use longshore_core::complete::{PrivateStep, complete_in};
 use longshore_core::payload::Payload;
+use longshore_core::session::{Route, Session};
 use serde::Serialize;
 use sqlx::{Postgres, Transaction};
 use tokio::sync::oneshot;
@@ -24,6 +25,7 @@ pub(crate) struct LaneLink {
     pub(crate) token: Token,
     pub(crate) mailbox: Arc<Mailbox<Report>>,
     pub(crate) output_limit: usize,
+    pub(crate) route: Route,
 }
 
 /// A step on a baton of its own, which a transaction can consume. From [`Step::transaction`].
@@ -82,7 +84,8 @@ impl StepTransaction {
         let (answer, held) = oneshot::channel();
         self.moved.put(Report::Suspend { answer });
         let step: PrivateStep = held.await.map_err(|_| lease_lost())?;
-        if !complete_in(&mut transaction, &step, self.began.elapsed(), &output).await? {
+        let mut session = Session::within(&mut transaction, self.link.route);
+        if !complete_in(&mut session, &step, self.began.elapsed(), &output).await? {
             return Err(lease_lost());
         }
         transaction.commit().await?;

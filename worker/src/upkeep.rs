@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use longshore_core::fleet::{self, Registration};
 use longshore_core::pacing::Pacing;
 use longshore_core::queue::PRIORITIES;
+use longshore_core::session::{Access, Session};
 use longshore_core::upkeep::{self, Settling, Tick};
 use longshore_core::{notify, sample};
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 
 use crate::http::Health;
@@ -61,7 +61,7 @@ const NEW_QUEUES: Duration = Duration::from_secs(2);
 pub(crate) struct Upkeep {
     pub(crate) all: Option<AllQueues>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: PgPool,
+    pub(crate) access: Access,
     pub(crate) registration: Registration,
     pub(crate) queues: Vec<i32>,
     pub(crate) lanes: Lanes,
@@ -116,15 +116,15 @@ impl Upkeep {
     /// One tick; a full one looks for step jobs from the start of the queues, the others above the lanes' marks.
     async fn tick(&self, settling: &mut Settling, full: bool) -> Result<Tick, sqlx::Error> {
         let began = Instant::now();
-        let mut connection = self.pool.acquire().await?;
+        let mut session = self.access.session().await?;
         self.shared.metrics.pool_wait(began.elapsed());
         let occupied = self.shared.occupied.load(Ordering::Relaxed);
         let slots = usize::try_from(self.registration.slots).unwrap_or(0);
         self.shared.metrics.slots(occupied, slots.saturating_sub(occupied));
         let marks = self.marks(full);
-        let tick = upkeep::tick(&mut connection, self.registration.worker_id, &self.queues, &marks, PROMOTE).await?;
+        let tick = upkeep::tick(&mut session, self.registration.worker_id, &self.queues, &marks, PROMOTE).await?;
         if !tick.known && !self.shared.draining.is_cancelled() {
-            fleet::register(&mut connection, &self.registration).await?;
+            fleet::register(&mut session, &self.registration).await?;
         }
         for queue_id in &tick.promoted_queues {
             self.shared.tell(*queue_id);
@@ -136,10 +136,10 @@ impl Upkeep {
             self.lanes.solo.sweep();
         }
         if tick.expired {
-            self.reap(&mut connection, false).await?;
+            self.reap(&mut session, false).await?;
         }
         if tick.closings {
-            settling.step(&mut connection).await?;
+            settling.step(&mut session).await?;
         }
         Ok(tick)
     }
@@ -154,10 +154,10 @@ impl Upkeep {
             .collect()
     }
 
-    async fn reap(&self, connection: &mut sqlx::PgConnection, scan: bool) -> Result<(), sqlx::Error> {
+    async fn reap(&self, session: &mut Session<'_>, scan: bool) -> Result<(), sqlx::Error> {
         let mut any = false;
         for _ in 0..REAP {
-            let Some(reaped) = upkeep::reap(connection, scan).await? else { break };
+            let Some(reaped) = upkeep::reap(&mut *session, scan).await? else { break };
             let steps = u64::try_from(reaped.steps).unwrap_or(0);
             tracing::warn!(lane_id = reaped.lane_id, worker_id = ?reaped.worker_id, steps, "took back the steps of a lane whose lease was over");
             self.shared.metrics.leases_lost(steps);
@@ -177,8 +177,7 @@ impl Upkeep {
 
     /// Serve the queues that came since.
     async fn discover(&mut self) {
-        let known = async { fleet::queues(&mut *self.pool.acquire().await?).await };
-        let (known, Some(all)) = (known.await, &self.all) else { return };
+        let (known, Some(all)) = (fleet::queues(&self.access).await, &self.all) else { return };
         let served = self.queues.len();
         for (queue_id, name) in known.unwrap_or_default() {
             if self.queues.contains(&queue_id) {
@@ -195,17 +194,16 @@ impl Upkeep {
         if served == self.queues.len() {
             return;
         }
-        let registered = async { fleet::register(&mut *self.pool.acquire().await?, &self.registration).await };
-        if let Err(error) = registered.await {
+        if let Err(error) = fleet::register(&self.access, &self.registration).await {
             tracing::warn!(%error, "cannot tell the fleet which queues this worker serves");
         }
     }
 
     async fn backstop(&self) {
         let done = async {
-            let mut connection = self.pool.acquire().await?;
-            self.reap(&mut connection, true).await?;
-            fleet::forget_dead(&mut connection).await
+            let mut session = self.access.session().await?;
+            self.reap(&mut session, true).await?;
+            fleet::forget_dead(&mut session).await
         };
         if let Err(error) = done.await {
             tracing::warn!(%error, "the backstop found no database");
@@ -214,9 +212,9 @@ impl Upkeep {
 
     async fn sample(&self) {
         let done = async {
-            let mut connection = self.pool.acquire().await?;
-            let queues = sample::queues(&mut connection).await?;
-            Ok::<_, sqlx::Error>((queues, sample::database(&mut connection).await?))
+            let mut session = self.access.session().await?;
+            let queues = sample::queues(&mut session).await?;
+            Ok::<_, sqlx::Error>((queues, sample::database(&mut session).await?))
         };
         match done.await {
             Ok((queues, database)) => {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use longshore_core::graph::NodeNumber;
+use longshore_core::session::Access;
 use longshore_core::workflow::{self, LoadedVersion};
-use sqlx::PgPool;
 
 use crate::metrics::{Metrics, StepMetrics};
 
@@ -43,13 +43,13 @@ impl Version {
 
 /// A cache of compiled versions.
 pub(crate) struct Versions {
-    pool: PgPool,
+    access: Access,
     kept: RwLock<HashMap<i32, Arc<Version>>>,
 }
 
 impl Versions {
-    pub(crate) fn new(pool: PgPool) -> Self {
-        Self { pool, kept: RwLock::default() }
+    pub(crate) fn new(access: Access) -> Self {
+        Self { access, kept: RwLock::default() }
     }
 
     /// The version, if the worker has met it.
@@ -59,8 +59,7 @@ impl Versions {
 
     /// The version from Postgres; `None` when there is no such version, and the problem in words when this binary cannot read it.
     pub(crate) async fn get(&self, version_id: i32) -> Result<Option<Result<Arc<Version>, String>>, workflow::Error> {
-        let mut connection = self.pool.acquire().await.map_err(workflow::Error::from)?;
-        let version = match workflow::load(&mut *connection, version_id).await {
+        let version = match workflow::load(&self.access, version_id).await {
             Ok(Some(version)) => Arc::new(Version::new(version)),
             Ok(None) => return Ok(None),
             Err(problem @ workflow::Error::Unreadable { .. }) => return Ok(Some(Err(problem.to_string()))),

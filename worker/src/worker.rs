@@ -13,10 +13,10 @@ use longshore_core::cycle::Sender;
 use longshore_core::fleet::{self, Registration};
 use longshore_core::notify::Notifier;
 use longshore_core::pacing::Pacing;
+use longshore_core::session::{Access, Route};
 use longshore_core::{database, migrate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::PgPool;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -66,6 +66,11 @@ pub enum StartError {
     /// The worker's own threads cannot be started.
     #[error("the worker's threads cannot be started: {0}")]
     Threads(#[source] std::io::Error),
+    /// Pruning detaches partitions, which no pooler can do: there must be a way past it.
+    #[error(
+        "pruning needs a connection past the pooler: give --direct-url (`direct_url`), or leave --prune-older-than to a worker that has one"
+    )]
+    PruneNeedsDirect,
     /// The lease is too short to heartbeat within it.
     #[error("a lease of {0:?} is too short: give at least 500ms")]
     Lease(Duration),
@@ -75,6 +80,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct WorkerBuilder {
     url: String,
+    route: Route,
+    direct_url: Option<String>,
     name: Option<String>,
     handlers: Handlers,
     queues: BTreeMap<String, u32>,
@@ -91,7 +98,7 @@ pub struct WorkerBuilder {
 pub struct Worker {
     worker_id: Uuid,
     shared: Arc<Shared>,
-    pool: PgPool,
+    access: Access,
     runtime: Option<Runtime>,
     system: Option<JoinHandle<()>>,
     health: Health,
@@ -162,6 +169,22 @@ impl WorkerBuilder {
         self
     }
 
+    /// The database URL leads through a pooler in transaction mode, such as PgBouncer with `pool_mode = transaction`: each statement goes unnamed and in
+    /// an explicit transaction. Without [`WorkerBuilder::direct_url`] the worker only polls and has no system lane. A transaction that a handler
+    /// gives to `complete_in` may come through the pooler, too.
+    #[must_use]
+    pub fn pooled(mut self) -> Self {
+        self.route = Route::Pooled;
+        self
+    }
+
+    /// Where to listen for hints, and where the system lane works: a URL that leads past any pooler.
+    #[must_use]
+    pub fn direct_url(mut self, url: &str) -> Self {
+        self.direct_url = Some(url.to_owned());
+        self
+    }
+
     /// Leave pruning and the making of partitions to other workers.
     #[must_use]
     pub fn without_system_lane(mut self) -> Self {
@@ -187,6 +210,9 @@ impl WorkerBuilder {
     pub async fn start(self) -> Result<Worker, StartError> {
         if self.lease < Duration::from_millis(500) {
             return Err(StartError::Lease(self.lease));
+        }
+        if self.system_lane && self.prune_older_than.is_some() && self.direct().is_none() {
+            return Err(StartError::PruneNeedsDirect);
         }
         let application = tokio::runtime::Handle::current();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -221,13 +247,15 @@ impl WorkerBuilder {
             self.queues.insert("default".to_owned(), SLOTS_PER_LANE);
         }
         let most = self.connections.unwrap_or(u32::MAX);
-        let pool = database::pool(&self.url, most.min(2 + 4)).await?;
-        let mut connection = pool.acquire().await?;
-        migrate::check(&mut connection).await?;
-        longshore_core::upkeep::make_partitions(&mut connection).await?;
+        let direct = self.direct().map(str::to_owned);
+        let direct_options = direct.as_deref().map(database::options).transpose()?;
+        let access = Access::connect(&self.url, most.min(2 + 4), self.route).await?;
+        let mut session = access.session().await?;
+        migrate::check(&mut session).await?;
+        longshore_core::upkeep::make_partitions(&mut session).await?;
         let names: Vec<String> = self.queues.keys().cloned().collect();
-        fleet::ensure_queues(&mut connection, &names).await?;
-        let known = fleet::queues(&mut connection).await?;
+        fleet::ensure_queues(&mut session, &names).await?;
+        let known = fleet::queues(&mut session).await?;
         if let Some(slots) = self.all_queues {
             self.queues = known.values().map(|name| (name.clone(), slots)).collect();
         }
@@ -235,17 +263,17 @@ impl WorkerBuilder {
             known.iter().filter_map(|(id, name)| Some((*id, *self.queues.get(name)?))).collect();
         let lanes = total(&self.queues).div_ceil(SLOTS_PER_LANE).max(1);
         let registration = self.registration(total(&self.queues));
-        fleet::register(&mut connection, &registration).await?;
-        drop(connection);
+        fleet::register(&mut session, &registration).await?;
+        drop(session);
         // one connection for each lane, the lane for lonely steps, upkeep, and two to spare
-        let lane_pool = database::pool(&self.url, most.min(lanes + 3)).await?;
+        let lane_access = Access::connect(&self.url, most.min(lanes + 3), self.route).await?;
         let shared = Arc::new(Shared {
-            sender: Sender { pool: lane_pool, worker_id: registration.worker_id, lease: self.lease },
+            sender: Sender { access: lane_access, worker_id: registration.worker_id, lease: self.lease },
             keep_lines: most >= lanes + 3,
             heartbeat: self.lease / 5,
             handlers: self.handlers,
             unknown: UnknownHandlers::default(),
-            versions: Versions::new(pool.clone()),
+            versions: Versions::new(access.clone()),
             metrics,
             sweeps: Sweeps::default(),
             marks: Mutex::default(),
@@ -254,7 +282,7 @@ impl WorkerBuilder {
             draining: CancellationToken::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
-            notifier: Notifier::start(pool.clone()),
+            notifier: Notifier::start(access.clone()),
             timer_set: Notify::new(),
             lanes: TaskTracker::new(),
             occupied: AtomicUsize::new(0),
@@ -279,19 +307,26 @@ impl WorkerBuilder {
         let alone = Serves::new(slots.iter().map(|(id, _)| (*id, 1)).collect());
         let solo = open(&shared, LaneSpec { slots: alone.clone(), solo: true, private: false });
         let queues: Vec<i32> = slots.iter().map(|(id, _)| *id).collect();
-        let system = if self.system_lane {
-            let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
-            let options = database::options(&self.url)?;
-            Some(system::spawn(options, config, system_tasks(&shared.metrics), shared.draining.clone()))
-        } else {
-            None
+        let system = match direct_options {
+            Some(options) if self.system_lane => {
+                let config = SystemConfig::new(registration.worker_id.to_string(), self.prune_older_than);
+                Some(system::spawn(options, config, system_tasks(&shared.metrics), shared.draining.clone()))
+            }
+            _ => None,
         };
-        let told = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
-        tokio::spawn(upkeep::listen(shared.clone(), self.url, told, (alone.clone(), solo.clone())));
+        match direct {
+            Some(url) => {
+                let told = serves.iter().cloned().zip(wakes.iter().cloned()).collect();
+                tokio::spawn(upkeep::listen(shared.clone(), url, told, (alone.clone(), solo.clone())));
+            }
+            None => tracing::warn!(
+                "a pooler and no direct URL: this worker polls, and leaves pruning and partition upkeep to others"
+            ),
+        }
         let worker_id = registration.worker_id;
         let upkeep = Upkeep {
             shared: shared.clone(),
-            pool: pool.clone(),
+            access: access.clone(),
             registration,
             queues,
             lanes: Lanes { normal: wakes, solo },
@@ -302,7 +337,12 @@ impl WorkerBuilder {
         tokio::spawn(stall::watch(shared.clone(), health.clone()));
         health.started();
         tracing::info!(%worker_id, lanes, address = ?address, "the worker claims");
-        Ok(Worker { worker_id, shared, pool, runtime: None, system, health, address, grace: self.grace, served })
+        Ok(Worker { worker_id, shared, access, runtime: None, system, health, address, grace: self.grace, served })
+    }
+
+    /// The URL that leads past any pooler, if there is one.
+    fn direct(&self) -> Option<&str> {
+        self.direct_url.as_deref().or_else(|| (self.route == Route::Direct).then_some(self.url.as_str()))
     }
 
     fn registration(&self, slots: u32) -> Registration {
@@ -401,6 +441,8 @@ impl Worker {
     pub fn builder(database_url: &str) -> WorkerBuilder {
         WorkerBuilder {
             url: database_url.to_owned(),
+            route: Route::Direct,
+            direct_url: None,
             name: None,
             handlers: Handlers::new(),
             queues: BTreeMap::new(),
@@ -438,9 +480,8 @@ impl Worker {
         tracing::info!(grace = ?self.grace, "draining: nothing more is claimed");
         self.health.draining();
         self.shared.draining.cancel();
-        if let Ok(Ok(mut connection)) = tokio::time::timeout(Duration::from_secs(1), self.pool.acquire()).await {
-            let said =
-                tokio::time::timeout(Duration::from_secs(1), fleet::drain(&mut connection, self.worker_id)).await;
+        if let Ok(Ok(mut session)) = tokio::time::timeout(Duration::from_secs(1), self.access.session()).await {
+            let said = tokio::time::timeout(Duration::from_secs(1), fleet::drain(&mut session, self.worker_id)).await;
             tracing::debug!(?said, "told the fleet");
         }
         let grace = tokio::time::sleep(self.grace);
@@ -455,9 +496,9 @@ impl Worker {
             tracing::error!("could not give back all steps: they are reclaimed when their lease is over");
             self.shared.abandon.cancel();
         }
-        if let Ok(Ok(mut connection)) = tokio::time::timeout(Duration::from_secs(2), self.pool.acquire()).await {
+        if let Ok(Ok(mut session)) = tokio::time::timeout(Duration::from_secs(2), self.access.session()).await {
             let gone =
-                tokio::time::timeout(Duration::from_secs(2), fleet::deregister(&mut connection, self.worker_id)).await;
+                tokio::time::timeout(Duration::from_secs(2), fleet::deregister(&mut session, self.worker_id)).await;
             tracing::debug!(?gone, "left the fleet");
         }
         if let Some(system) = self.system.take() {
@@ -466,7 +507,7 @@ impl Worker {
             tracing::debug!(?ended, "the system lane ended");
         }
         self.served.cancel();
-        let closed = async { tokio::join!(self.shared.sender.pool.close(), self.pool.close()) };
+        let closed = async { tokio::join!(self.shared.sender.access.pool().close(), self.access.pool().close()) };
         let closed = tokio::time::timeout(Duration::from_secs(1), closed).await;
         tracing::debug!(?closed, "closed the connections");
         tracing::info!("left the fleet");

@@ -58,6 +58,16 @@ impl Global {
         PgConnection::connect_with(&options).await.context("cannot connect to Postgres")
     }
 
+    /// Fails behind a pooler in transaction mode: for what needs a session, such as the lock of a migration.
+    async fn refuse_pooler(&self) -> Result<()> {
+        if database::is_pooled(&database::options(&self.database_url()?)?).await? {
+            return Err(Exit::Usage.error(
+                "this URL leads through a pooler in transaction mode, which keeps no session: give --database-url one past it",
+            ));
+        }
+        Ok(())
+    }
+
     /// A small pool on the database.
     async fn pool(&self) -> Result<PgPool> {
         Ok(database::pool(&self.database_url()?, CONNECTIONS).await?)

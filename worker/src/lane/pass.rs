@@ -276,6 +276,7 @@ impl Lane {
                         token,
                         mailbox: self.mailbox.clone(),
                         output_limit: self.shared.handlers.output_limit(),
+                        route: self.shared.sender.access.route(),
                     };
                     self.to_start.push(Prepared::new(link, &held, start));
                     self.held.insert(token, held);

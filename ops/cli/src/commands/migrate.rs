@@ -65,6 +65,7 @@ impl Command {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         match self {
             Self::Up => {
+                global.refuse_pooler().await?;
                 let up = migrate::up(&mut global.connect().await?).await?;
                 let up = Up { applied: up.applied, partitions: up.partitions };
                 global.output.print(&up, |up| match &up.applied[..] {
@@ -73,6 +74,7 @@ impl Command {
                 })
             }
             Self::Down { to } => {
+                global.refuse_pooler().await?;
                 let mut connection = global.connect().await?;
                 let to = match to {
                     Some(to) => to,

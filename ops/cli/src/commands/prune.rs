@@ -24,6 +24,7 @@ struct Pruned {
 
 impl Arguments {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
+        global.refuse_pooler().await?;
         let pruned = prune::prune(&global.pool().await?, self.older_than).await?;
         let pruned = Pruned { runs: pruned.runs, attempts: pruned.attempts, partitions: pruned.partitions };
         global.output.print(&pruned, |pruned| {

@@ -14,6 +14,7 @@ use longshore::exit::Exit;
 use longshore_core::{
     definition::{Definition, Problem},
     graph::Graph,
+    session::Session,
     workflow,
 };
 use serde::Serialize;
@@ -227,7 +228,7 @@ pub(crate) async fn apply(global: &Global, sources: Vec<Source>) -> Result<()> {
         return report(global, definitions, problems);
     }
     let mut connection = global.connect().await?;
-    longshore_core::migrate::check(&mut connection).await?;
+    longshore_core::migrate::check(&mut Session::direct(&mut connection)).await?;
     let mut applied = Applied { workflows: Vec::new() };
     for (file, definition) in definitions {
         let published = workflow::publish(&mut connection, &definition).await.with_context(|| file.clone())?;
