@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::unistd::{Uid, User};
 use sqlx::postgres::PgConnectOptions;
 use tokio::process::{Child, Command};
 
 /// See the module. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Bouncer {
-    _child: Child,
+    child: Child,
     /// Where it listens.
     pub(crate) address: SocketAddr,
 }
@@ -41,10 +44,21 @@ impl Bouncer {
         )?;
         let mut command = Command::new("pgbouncer");
         if nix::unistd::geteuid().is_root() {
-            command.args(["-u", "nobody"]);
+            // the socket is its owner's alone
+            let owner = fs::metadata(socket)?.uid();
+            let owner = User::from_uid(Uid::from_raw(owner))?.context("the cluster's owner has no name")?;
+            command.args(["-u", &owner.name]);
         }
         let log = fs::File::create(folder.join("pgbouncer.log"))?;
         command.arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0).kill_on_drop(true);
-        Ok(Self { _child: command.spawn().context("pgbouncer does not start")?, address })
+        Ok(Self { child: command.spawn().context("pgbouncer does not start")?, address })
+    }
+
+    /// End it, and with it its sessions.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.child.kill().await?;
+        // Postgres notices at once, yet not at the same instant
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Ok(())
     }
 }

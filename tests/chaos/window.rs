@@ -201,6 +201,9 @@ async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, di
     if let Some(prometheus) = prometheus {
         prometheus.stop().await?;
     }
+    if let Some(bouncer) = bouncer {
+        bouncer.stop().await?;
+    }
     let session = &mut world.session().await?;
     if let Some(scraped) = scraped {
         let killed = fleet.crashes.load(Ordering::Relaxed) > 0 || hits.keys().any(|fault| disturbs(fault));
@@ -306,11 +309,10 @@ fn launches(
                 ("FAKETIME".to_owned(), "+1h".to_owned()),
                 ("FAKETIME_DONT_FAKE_MONOTONIC".to_owned(), "1".to_owned()),
             ]),
-            APART => {
-                if let Some(partition) = partition {
-                    prefix = partition.prefix();
-                    arguments.extend(["--listen".to_owned(), format!("{}:0", partition.there)]);
-                }
+            APART if partition.is_some() => {
+                prefix = partition.map(Partition::prefix).unwrap_or_default();
+                let there = partition.map(|partition| format!("{}:0", partition.there));
+                arguments.extend(there.into_iter().flat_map(|there| ["--listen".to_owned(), there]));
             }
             // alone, the fault is everybody's
             _ if settings.faults == [Fault::Pgbouncer] || number == 3 % settings.workers && pooled.is_some() => {

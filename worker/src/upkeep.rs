@@ -37,6 +37,9 @@ const BACKSTOP: Duration = Duration::from_secs(60);
 /// How often one worker samples the database for the metrics; a fleet takes turns.
 const SAMPLE: Duration = Duration::from_secs(15);
 
+/// A tick that took steps back is followed by the next one so soon.
+const AFTER_RECLAIM: Duration = Duration::from_millis(100);
+
 /// Lanes reaped by one tick: a bound, since each is its own transaction.
 const REAP: usize = 200;
 
@@ -237,8 +240,12 @@ fn next_tick(tick: &Tick, period: Duration, full: bool) -> Duration {
     let due = if more { Some(Duration::ZERO) } else { tick.next_due.map(|due| due + Duration::from_millis(2)) };
     let period = period.mul_f64(rand::random_range(0.8..1.2));
     let rest = if full { Duration::ZERO } else { rest_after(tick.took) };
-    // a lease that nobody renewed until then is over
-    let expiry = tick.next_expiry.map_or(period, |expiry| expiry + Duration::from_millis(20));
+    // a lease that nobody renewed until then is over; behind one that was over there may be others
+    let expiry = match (tick.expired, tick.next_expiry) {
+        (true, _) => AFTER_RECLAIM,
+        (false, Some(expiry)) => expiry + Duration::from_millis(20),
+        (false, None) => period,
+    };
     due.map_or(period, |due| due.min(period)).min(expiry).max(rest).max(Duration::from_millis(2))
 }
 
