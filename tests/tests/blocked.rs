@@ -18,26 +18,24 @@ fn one_task(handler: &str, timeout: &str) -> Value {
     json!({"name": handler, "nodes": [{"id": "a", "type": "task", "handler": handler, "timeout": timeout, "retry": retry}], "edges": []})
 }
 
+type Answer = std::future::Ready<Result<Value, Failure>>;
+
 /// Blocks its thread for longer than any timeout here, the first time it is called; then it does well.
-fn blocks_once(
-    time: Duration,
-) -> (Arc<AtomicU32>, impl Fn(Step, Value) -> std::future::Ready<Result<Value, Failure>> + Clone) {
-    let calls = Arc::new(AtomicU32::new(0));
-    let counted = calls.clone();
-    let handler = move |_: Step, input: Value| {
-        if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+fn blocks_once(time: Duration, calls: Arc<AtomicU32>) -> impl Fn(Step, Value) -> Answer + Clone {
+    move |_: Step, input: Value| {
+        if calls.fetch_add(1, Ordering::SeqCst) == 0 {
             std::thread::sleep(time);
         }
         std::future::ready(Ok(input))
-    };
-    (calls, handler)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_attempt_whose_handler_never_yields_ends_a_lease_after_its_timeout() {
     let mut fleet = TestFleet::publish([one_task("stubborn", "300ms")]).await;
     let time = Duration::from_secs(10);
-    let (calls, handler) = blocks_once(time);
+    let calls = Arc::new(AtomicU32::new(0));
+    let handler = blocks_once(time, calls.clone());
     let worker = fleet.worker().lease(LEASE).handler("stubborn", handler).queue("default", Slots(4));
     fleet.add(worker).await;
     let began = Instant::now();
@@ -58,7 +56,7 @@ fn a_worker_whose_threads_are_all_blocked_says_so_and_others_take_its_steps_over
     let handlers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     tests.block_on(async {
         let fleet = TestFleet::publish([one_task("blocks", "1m")]).await;
-        let (_, handler) = blocks_once(Duration::from_secs(30));
+        let handler = blocks_once(Duration::from_secs(30), Arc::default());
         let worker = fleet.worker().lease(LEASE).handler("blocks", handler).queue("default", Slots(4));
         let worker = worker.listen("127.0.0.1:0".parse().unwrap());
         let blocked = handlers.spawn(worker.start()).await.unwrap().unwrap();
