@@ -35,6 +35,14 @@ need_postgres() {
   "$longshore" postgres where > /dev/null
 }
 
+# What some faults of the harness need; without it they are skipped, and said to be.
+need_troublemakers() {
+  local missing=()
+  command -v pgbouncer > /dev/null || [ -e /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+  [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || missing+=(libfaketime)
+  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}" || true
+}
+
 install_postgres() {
   if command -v apt-get > /dev/null; then
     install_packages postgresql

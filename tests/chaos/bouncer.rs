@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use longshore_tests::pooler;
 use nix::unistd::{Uid, User};
 use sqlx::postgres::PgConnectOptions;
 use tokio::process::{Child, Command};
@@ -42,7 +43,7 @@ impl Bouncer {
                 users.display()
             ),
         )?;
-        let mut command = Command::new("pgbouncer");
+        let mut command = Command::new(pooler::program().context("pgbouncer is not installed")?);
         if nix::unistd::geteuid().is_root() {
             // the socket is its owner's alone
             let owner = fs::metadata(socket)?.uid();

@@ -80,7 +80,7 @@ pub(crate) fn able(old_worker: Option<&Path>) -> (Vec<Fault>, Vec<(Fault, String
         Fault::Disk if !root => Some("needs root to mount a tmpfs"),
         Fault::Clock if !Path::new(FAKETIME).exists() => Some("needs libfaketime"),
         Fault::Poison if !has("prlimit") => Some("needs prlimit (util-linux), which keeps the memory hog in bounds"),
-        Fault::Pgbouncer if !has("pgbouncer") => Some("needs pgbouncer"),
+        Fault::Pgbouncer if longshore_tests::pooler::program().is_none() => Some("needs pgbouncer"),
         Fault::Old if old_worker.is_none() => Some("needs --old-worker, a longshore-worker built from an older commit"),
         _ => None,
     };

@@ -115,8 +115,8 @@ fn spawn(program: &PathBuf, folder: &TempDir, user: Option<&str>) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Debian keeps it where only root looks.
-fn program() -> Option<PathBuf> {
+/// PgBouncer's program, if it is installed. Debian keeps it where only root looks.
+pub fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     folders.map(|folder| folder.join("pgbouncer")).find(|program| program.is_file())
