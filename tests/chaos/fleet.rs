@@ -132,7 +132,8 @@ impl Fleet {
     /// Kill a random worker without a word.
     pub(crate) async fn kill_one(&self, random: &mut StdRng) -> Result<bool> {
         let mut places = self.places.lock().await;
-        let living = places.iter_mut().filter(|place| !place.leaving && pid(place).is_some());
+        // a frozen one is to wake again: that is another fault
+        let living = places.iter_mut().filter(|place| !place.leaving && !place.frozen && pid(place).is_some());
         let Some(place) = living.choose(random) else { return Ok(false) };
         self.kill(place).await?;
         Ok(true)

@@ -1,4 +1,4 @@
-//! The fault harness's checker bites: engines with one rule left out are found out within a minute. Needs the feature `broken`
+//! The fault harness's checker bites: engines with one rule left out are found out (within a minute on a machine that does nothing else). Needs the feature `broken`
 //! (`cargo nextest run -p longshore-tests --features broken --test checker_bites`, as `ops/test` does).
 #![cfg(feature = "broken")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -13,7 +13,7 @@ fn chaos(arguments: &[&str]) -> Output {
         .args(arguments)
         .output()
         .unwrap();
-    assert!(began.elapsed() < Duration::from_secs(60), "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(180), "it took {:?}", began.elapsed());
     output
 }
 
