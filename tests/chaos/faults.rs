@@ -85,7 +85,7 @@ pub(crate) struct World {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) lease: Duration,
-    pub(crate) disk: Option<Disk>,
+    pub(crate) disk: Option<Arc<Disk>>,
     pub(crate) partition: Option<Partition>,
     /// The window is over.
     pub(crate) over: AtomicBool,

@@ -100,12 +100,12 @@ pub(crate) async fn run(settings: &Settings) -> Result<Outcome> {
     // Postgres runs as another user when we are root; what is private in there is closed
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let postgres = folder.path().join("postgres");
-    let disk = if settings.has(Fault::Disk) { Some(Disk::mount(&postgres)?) } else { None };
+    let disk = if settings.has(Fault::Disk) { Some(Arc::new(Disk::mount(&postgres)?)) } else { None };
     let cluster = Arc::new(Cluster::at(&if disk.is_some() { postgres.join("cluster") } else { postgres })?);
     // whatever ends it, no process and no folder stays
     let mut term = signal(SignalKind::terminate())?;
     let result = tokio::select! {
-        result = in_folder(settings, folder.path(), cluster.clone(), disk) => result,
+        result = in_folder(settings, folder.path(), cluster.clone(), disk.clone()) => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         _ = term.recv() => Err(anyhow::anyhow!("told to stop")),
     };
@@ -115,10 +115,17 @@ pub(crate) async fn run(settings: &Settings) -> Result<Outcome> {
     } else {
         cluster.remove()?;
     }
+    // not before its cluster was stopped
+    drop(disk);
     result
 }
 
-async fn in_folder(settings: &Settings, folder: &Path, cluster: Arc<Cluster>, disk: Option<Disk>) -> Result<Outcome> {
+async fn in_folder(
+    settings: &Settings,
+    folder: &Path,
+    cluster: Arc<Cluster>,
+    disk: Option<Arc<Disk>>,
+) -> Result<Outcome> {
     let url = cluster.start(Listen::Socket).await?.url;
     let direct = faults::direct(&url)?;
     prepare(&direct).await?;
