@@ -2,7 +2,8 @@
 -- Returns one row: known = false when the worker's row is gone (register again); live = workers with a heartbeat in the last 30 s;
 -- ready, solo = the queues (of p_queues) with step jobs to claim above their marks (p_lows: for each queue the marks of priorities 0 to 3; 0 looks
 -- from the start, which walks over dead rows under a pinned snapshot), and with step jobs that must be alone in their lane;
--- next_expiry_us = until the first lease of a registered lane ends, negative when it has: a healthy lane renews its own long before; closings = something awaits settling; took_us = how long looking took here, in microseconds.
+-- next_expiry_us = until the first lease of a registered lane ends, negative when it has: a healthy lane renews its own long before;
+-- closings = something awaits settling; took_us = how long looking took here, in microseconds.
 create or replace function longshore.upkeep_2(p_shard smallint, p_worker uuid, p_queues int[], p_lows bigint[], p_promote int)
 returns table (known boolean, live int, promoted int, next_due_us bigint, promoted_queues int[], ready int[], solo int[], next_expiry_us bigint, closings boolean, took_us bigint)
 language plpgsql volatile
