@@ -2,6 +2,7 @@
 //! The baton is passed by value: the next one comes back, or the lane lost it. Whatever is in a [`Batch`] happens in one transaction or not at all.
 //! Which attempts end and what follows from them is decided elsewhere (`attempt`, `successor`).
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -265,7 +266,8 @@ impl Line {
 }
 
 /// Pass the baton with everything in `batch`, which must be sealed, and make sure of it: whatever is not a clear answer is sent again, byte for byte,
-/// until there is one or `stopped` ends (an opening, which nothing would fence, is looked for instead). So it is safe whatever dies between here and Postgres; a batch happens once or not at all.
+/// until there is one or `stopped` ends (an opening, which nothing would fence, is looked for instead). So it is safe whatever dies between here and
+/// Postgres; a batch happens once or not at all.
 pub async fn pass(
     sender: &Sender,
     line: &mut Line,
@@ -273,23 +275,10 @@ pub async fn pass(
     batch: &Batch,
     stopped: impl Future<Output = ()>,
 ) -> Pass {
-    tokio::pin!(stopped);
+    let mut stopped = pin!(stopped);
     let mut pacing = Pacing::reconnect();
-    let mut opened = None;
     loop {
-        let answer = match opened.take() {
-            None => once(sender, line, &baton, batch).await,
-            Some(unclear) => match stand(sender, &baton).await {
-                Ok(Stand::Next(held)) => return Pass::Recovered(next_of(&baton), held),
-                // what a late copy claims is reclaimed when its lease is over
-                Ok(_) => return Pass::Unclear(unclear),
-                Err(error) => {
-                    opened = Some(unclear);
-                    Err(error)
-                }
-            },
-        };
-        let error = match answer {
+        let error = match once(sender, line, &baton, batch).await {
             Ok(Some(passed)) => {
                 let stands = !batch.held.is_empty() || !batch.kept.is_empty() || !passed.new.is_empty();
                 let next = Baton {
@@ -317,19 +306,49 @@ pub async fn pass(
             Err(error) => match database::kind(&error) {
                 database::ErrorKind::Data => return Pass::Data(baton, error),
                 // an opening deletes no baton, so nothing would fence a second copy of it: look, never send it again
-                database::ErrorKind::Ambiguous if !baton.stands && opened.is_none() => {
-                    opened = Some(error);
-                    continue;
-                }
+                database::ErrorKind::Ambiguous if !baton.stands => return opened(sender, &baton, error, stopped).await,
                 _ => error,
             },
         };
-        let Baton { lane_id, cycle, .. } = baton;
-        tracing::warn!(lane_id, cycle, %error, "no clear answer for a cycle, asking again");
-        tokio::select! {
-            () = &mut stopped => return Pass::Unclear(error),
-            () = tokio::time::sleep(pacing.pause()) => {}
+        if !again(&baton, &error, &mut pacing, stopped.as_mut()).await {
+            return Pass::Unclear(error);
         }
+    }
+}
+
+/// What became of an opening whose answer got lost.
+async fn opened(
+    sender: &Sender,
+    baton: &Baton,
+    unclear: sqlx::Error,
+    mut stopped: Pin<&mut impl Future<Output = ()>>,
+) -> Pass {
+    let mut pacing = Pacing::reconnect();
+    loop {
+        let error = match stand(sender, baton).await {
+            Ok(Stand::Next(held)) => return Pass::Recovered(next_of(baton), held),
+            // what a late copy claims is reclaimed when its lease is over
+            Ok(Stand::Same | Stand::Neither) => return Pass::Unclear(unclear),
+            Err(error) => error,
+        };
+        if !again(baton, &error, &mut pacing, stopped.as_mut()).await {
+            return Pass::Unclear(error);
+        }
+    }
+}
+
+/// Pause before another try. False: stopped.
+async fn again(
+    baton: &Baton,
+    error: &sqlx::Error,
+    pacing: &mut Pacing,
+    stopped: Pin<&mut impl Future<Output = ()>>,
+) -> bool {
+    let Baton { lane_id, cycle, .. } = baton;
+    tracing::warn!(lane_id, cycle, %error, "no clear answer for a cycle, asking again");
+    tokio::select! {
+        () = stopped => false,
+        () = tokio::time::sleep(pacing.pause()) => true,
     }
 }
 
