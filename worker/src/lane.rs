@@ -242,7 +242,7 @@ impl Lane {
     /// A handler that never yields cannot be stopped by its timeout: a lease past it, the lane ends the attempt without it. Whatever it reports later is
     /// nobody's business any more.
     fn end_overdue(&mut self, now: Instant) {
-        if now < self.last_overdue + LOOK_FOR_OVERDUE || self.shared.blocked.load(Ordering::Relaxed) || self.suspended {
+        if now < self.last_overdue + LOOK_FOR_OVERDUE || self.shared.blocked() || self.suspended {
             return;
         }
         self.last_overdue = now;
@@ -277,7 +277,7 @@ impl Lane {
         }
         if self.finished.is_empty() {
             // a worker that runs no handler any more lets its leases run out
-            let blocked = self.shared.blocked.load(Ordering::Relaxed);
+            let blocked = self.shared.blocked();
             let heartbeat = !self.held.is_empty() && !blocked && now >= self.last_pass + self.shared.heartbeat;
             return heartbeat || (self.look && self.claim_is_due(now));
         }
@@ -302,7 +302,7 @@ impl Lane {
         }
         let mut until = Instant::now() + Duration::from_secs(3600);
         if !self.held.is_empty() && !self.suspended {
-            let blocked = self.shared.blocked.load(Ordering::Relaxed);
+            let blocked = self.shared.blocked();
             until = until.min(if blocked { Instant::now() } else { self.last_pass } + self.shared.heartbeat);
         }
         if self.look && self.free_slots() > 0 {

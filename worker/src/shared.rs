@@ -1,7 +1,7 @@
 //! What all parts of one worker process share: where to send, what it knows, and the three ways of ending.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Handlers block every thread of their runtime (see `stall`).
+    pub(crate) fn blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
     /// Tell the fleet that a queue has work. Costs nothing and may get lost.
     pub(crate) fn tell(&self, queue_id: i32) {
         let names = self.queue_names.read().unwrap_or_else(PoisonError::into_inner);

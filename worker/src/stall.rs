@@ -1,4 +1,5 @@
-//! Whether the application's runtime still runs anything. Handlers that block every thread of it leave the worker deaf: what it claims never starts and what it
+//! Whether the application's runtime still runs anything. Handlers that block every thread of it leave the worker deaf: what it claims never starts
+//! and what it
 //! holds never ends. Such a worker claims nothing, lets its leases run out so that others take its steps over, and says on `/health/live` that it wants
 //! to be started again.
 

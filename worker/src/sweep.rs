@@ -1,5 +1,6 @@
 //! When a worker looks again from the start of its queues. A claim looks above its low-water mark only, so a row whose insert was committed late
-//! lies below it; a sweep finds it. Under a pinned snapshot a sweep walks over dead rows: its pace bounds that to a twentieth of the time, as long as one takes less than 100 ms.
+//! lies below it; a sweep finds it. Under a pinned snapshot a sweep walks over dead rows: its pace bounds that to a twentieth of the time, as long as
+//! one takes less than 100 ms.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -233,7 +233,8 @@ impl Upkeep {
     }
 }
 
-/// When to tick again: by the period, when the next timer is due, when a lease ends, at once when more timers are due; but a tick that took long (a pinned snapshot
+/// When to tick again: by the period, when the next timer is due, when a lease ends, at once when more timers are due; but a tick that took long (a
+/// pinned snapshot
 /// makes it walk over dead timers) rests first. A full one took long for its look, which has a pace of its own.
 fn next_tick(tick: &Tick, period: Duration, full: bool) -> Duration {
     let more = tick.promoted >= PROMOTE.unsigned_abs();

@@ -1,7 +1,6 @@
 //! When a lane claims, how much and from where: its free slots, the low-water marks, and the pace when it found too little.
 
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::{self, Room};
@@ -18,7 +17,7 @@ pub(super) const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 impl Lane {
     /// Slots that a claim could fill now.
     pub(super) fn free_slots(&self) -> i32 {
-        if self.draining() || self.spec.private || self.shared.blocked.load(Ordering::Relaxed) {
+        if self.draining() || self.spec.private || self.shared.blocked() {
             return 0;
         }
         if self.spec.solo {
@@ -45,11 +44,7 @@ impl Lane {
         // a lonely step shares its lane with nothing
         let free = if self.spec.solo { i32::from(room.total == attempt::places(0)) } else { free };
         let worth = free > 0 && (free * 4 >= slots.min(places_at_all()) || now >= self.last_claim + CLAIM_PAUSE);
-        if self.draining()
-            || self.shared.blocked.load(Ordering::Relaxed)
-            || !worth
-            || !(self.look || now >= self.claim_after)
-        {
+        if self.draining() || self.shared.blocked() || !worth || !(self.look || now >= self.claim_after) {
             return (Claim::default(), false);
         }
         let sweep = self.shared.sweeps.begin(now, self.sweep_soon);
