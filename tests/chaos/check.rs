@@ -315,7 +315,8 @@ pub(crate) async fn restarts(session: &mut PgConnection, ledger: &[Entry]) -> Re
 /// Outcomes and their codes in the tables.
 const OUTCOMES: [(&str, i16); 4] = [("completed", 1), ("failed", 2), ("canceled", 4), ("released", 6)];
 
-/// The metrics of all processes together against the tables (what was canceled before anyone claimed it, no process counts): equal where none was killed (`whole`), else never more.
+/// The metrics of all processes together against the tables (what was canceled before anyone claimed it, no process counts): equal where none was
+/// killed (`whole`), else never more.
 pub(crate) async fn metrics(
     session: &mut PgConnection,
     scraped: &std::collections::BTreeMap<String, f64>,

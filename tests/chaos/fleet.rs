@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::Utc;
+use longshore_tests::http;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::Rng;
@@ -191,8 +192,8 @@ impl Fleet {
         for place in places.iter_mut().filter(|place| !place.frozen && !place.leaving) {
             let Some(address) = place.addresses.last().and_then(|file| fs::read_to_string(file).ok()) else { continue };
             let Ok(address) = address.parse() else { continue };
-            let probe = tokio::time::timeout(Duration::from_secs(1), crate::http::status(address, "/health/live"));
-            if matches!(probe.await, Ok(Ok(status)) if status != 200) {
+            let probe = tokio::time::timeout(Duration::from_secs(1), http::get(address, "/health/live"));
+            if matches!(probe.await, Ok(Ok((status, _))) if status != 200) {
                 self.kill(place).await?;
                 killed += 1;
             }

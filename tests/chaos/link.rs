@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use longshore_tests::wire::message;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Notify;
 
@@ -111,16 +112,4 @@ async fn arrives(trouble: &Trouble) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-}
-
-/// One message of the protocol: its type (0 for the first, which has none) and all its bytes.
-async fn message(from: &mut (impl AsyncRead + Unpin), first: bool) -> io::Result<(u8, Vec<u8>)> {
-    let mut bytes = vec![0; if first { 4 } else { 5 }];
-    from.read_exact(&mut bytes).await?;
-    let kind = if first { 0 } else { bytes[0] };
-    let head = bytes.len();
-    let length = u32::from_be_bytes([bytes[head - 4], bytes[head - 3], bytes[head - 2], bytes[head - 1]]) as usize;
-    bytes.resize(head + length.saturating_sub(4), 0);
-    from.read_exact(&mut bytes[head..]).await?;
-    Ok((kind, bytes))
 }

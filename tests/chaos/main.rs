@@ -1,4 +1,5 @@
-//! The fault harness: a private Postgres, a fleet of worker processes, enqueuers, a seeded schedule of faults, and a checker that compares the database with
+//! The fault harness: a private Postgres, a fleet of worker processes, enqueuers, a seeded schedule of faults, and a checker that compares the
+//! database with
 //! a ledger kept outside of it. `longshore chaos` is this program.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a command line
 
@@ -9,7 +10,6 @@ mod check;
 mod disk;
 mod faults;
 mod fleet;
-mod http;
 mod ledger;
 mod link;
 mod load;

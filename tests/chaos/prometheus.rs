@@ -1,4 +1,5 @@
-//! A real Prometheus over the fleet: it finds each worker that ever served metrics and is asked at the end what they add up to. The figures of a process that
+//! A real Prometheus over the fleet: it finds each worker that ever served metrics and is asked at the end what they add up to. The figures of a
+//! process that
 //! is gone stay as it last told them, so the sum never exceeds what Postgres has.
 
 use std::collections::BTreeMap;
@@ -8,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use longshore_tests::http;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
-
-use crate::http;
 
 /// See the module. Ends when dropped.
 #[derive(Debug)]

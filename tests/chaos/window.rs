@@ -80,7 +80,7 @@ pub(crate) fn able(old_worker: Option<&Path>) -> (Vec<Fault>, Vec<(Fault, String
         Fault::Disk if !root => Some("needs root to mount a tmpfs"),
         Fault::Clock if !Path::new(FAKETIME).exists() => Some("needs libfaketime"),
         Fault::Poison if !has("prlimit") => Some("needs prlimit (util-linux), which keeps the memory hog in bounds"),
-        Fault::Pgbouncer if longshore_tests::pooler::program().is_none() => Some("needs pgbouncer"),
+        Fault::Pgbouncer if longshore_tests::bouncer::program().is_none() => Some("needs pgbouncer"),
         Fault::Old if old_worker.is_none() => Some("needs --old-worker, a longshore-worker built from an older commit"),
         _ => None,
     };
@@ -154,7 +154,7 @@ async fn in_folder(
     let ledger = Arc::new(Ledger::open(&books)?);
     let urls: Vec<String> = addresses.into_iter().map(through).collect();
     let own = urls.last().context("no way for the enqueuers")?;
-    let bouncer = if settings.has(Fault::Pgbouncer) { Some(Bouncer::start(folder, &direct).await?) } else { None };
+    let bouncer = if settings.has(Fault::Pgbouncer) { Some(Bouncer::start(folder, &direct)?) } else { None };
     let pooled = bouncer.as_ref().map(|bouncer| through(bouncer.address));
     let launches = launches(settings, &books, &urls, pooled.as_deref(), partition.as_ref())?;
     let fleet = Fleet::start(launches, folder, ledger.clone()).await?;
@@ -216,7 +216,9 @@ async fn in_folder(
         let killed = fleet.crashes.load(Ordering::Relaxed) > 0 || hits.keys().any(|fault| disturbs(fault));
         violations.extend(check::metrics(session, &scraped, !killed).await?);
     }
-    violations.extend(priorities(settings, folder, &books, own, session).await?);
+    if settled_after.is_some() {
+        violations.extend(priorities(settings, folder, &books, own, session).await?);
+    }
     let entries = ledger::read(&books)?;
     check::load(session, &entries).await?;
     violations.extend(check::violations(session).await?);
@@ -275,7 +277,10 @@ async fn priorities(
         arguments: words.map(str::to_owned).to_vec(),
         environment: vec![("LONGSHORE_DATABASE_URL".to_owned(), url.to_owned())],
     };
-    let one = Fleet::start(vec![launch], folder, Arc::new(Ledger::open(books)?)).await?;
+    // a fleet numbers its workers: the logs of the other stay
+    let own = folder.join("priorities");
+    std::fs::create_dir(&own)?;
+    let one = Fleet::start(vec![launch], &own, Arc::new(Ledger::open(books)?)).await?;
     let until = Instant::now() + Duration::from_secs(60);
     while check::left(session).await?.0 > 0 && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;

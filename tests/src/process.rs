@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::fleet::PATIENCE;
+use crate::http;
 
 /// How a worker process is started.
 #[derive(Clone, Debug)]
@@ -147,7 +146,7 @@ impl WorkerProcess {
 
     /// The status and body of one of its pages.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        get(self.address().await, path).await
+        http::get(self.address().await, path).await.unwrap()
     }
 
     /// A counter or gauge it exports: the sum over all label sets that contain `labels`. 0 without any.
@@ -171,31 +170,6 @@ pub fn metric(page: &str, name: &str, labels: &str) -> f64 {
         ((set.is_empty() || set.starts_with('{')) && set.contains(labels)).then(|| value.parse::<f64>().unwrap())
     });
     samples.sum()
-}
-
-/// One HTTP GET: status and body.
-pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, if head.contains("chunked") { unchunked(body) } else { body.to_owned() })
-}
-
-fn unchunked(mut body: &str) -> String {
-    let mut whole = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let size = usize::from_str_radix(size.trim(), 16).unwrap();
-        if size == 0 {
-            break;
-        }
-        whole.push_str(&rest[..size]);
-        body = rest[size..].trim_start_matches("\r\n");
-    }
-    whole
 }
 
 /// The worker's binary beside this test's. Cargo brings it up to date where it is missing or older than the test: it would be another worker's.

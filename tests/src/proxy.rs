@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use crate::TestDatabase;
+use crate::wire::message;
 
 /// When the connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,17 +94,9 @@ async fn connect(options: &PgConnectOptions) -> io::Result<Box<dyn Stream>> {
     }
 }
 
-/// One message: its type (0 for the first, which has none) and all its bytes.
-async fn message(from: &mut (impl AsyncRead + Unpin), first: bool) -> io::Result<(u8, Vec<u8>)> {
-    let mut bytes = vec![0; if first { 4 } else { 5 }];
-    from.read_exact(&mut bytes).await?;
-    let kind = if first { 0 } else { bytes[0] };
-    let at = bytes.len() - 4;
-    let length = u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
-    let head = bytes.len();
-    bytes.resize(head + length - 4, 0);
-    from.read_exact(&mut bytes[head..]).await?;
-    Ok((kind, bytes))
+fn is_one_of(cut: &AtomicU8, cuts: &[Cut]) -> bool {
+    let cut = cut.load(Ordering::SeqCst);
+    cuts.iter().any(|&one| one as u8 == cut)
 }
 
 async fn serve(client: TcpStream, server: Box<dyn Stream>, armed: &AtomicU8, cuts: &AtomicU32) -> io::Result<()> {
@@ -117,10 +110,7 @@ async fn serve(client: TcpStream, server: Box<dyn Stream>, armed: &AtomicU8, cut
             let commits = armed.load(Ordering::SeqCst) >= Cut::BeforeTheCommitIsSent as u8;
             if if commits { kind == b'Q' && bytes[5..].starts_with(b"COMMIT") } else { kind == b'B' } {
                 cut.store(armed.swap(0, Ordering::SeqCst), Ordering::SeqCst);
-                if [Cut::BeforeItIsSent, Cut::BeforeTheCommitIsSent]
-                    .iter()
-                    .any(|&at| cut.load(Ordering::SeqCst) == at as u8)
-                {
+                if is_one_of(&cut, &[Cut::BeforeItIsSent, Cut::BeforeTheCommitIsSent]) {
                     return Ok(());
                 }
             }
@@ -133,10 +123,7 @@ async fn serve(client: TcpStream, server: Box<dyn Stream>, armed: &AtomicU8, cut
     let back = async {
         loop {
             let (kind, bytes) = message(&mut from_server, false).await?;
-            if [Cut::BeforeItsAnswer, Cut::BeforeTheCommitsAnswer]
-                .iter()
-                .any(|&at| cut.load(Ordering::SeqCst) == at as u8)
-            {
+            if is_one_of(&cut, &[Cut::BeforeItsAnswer, Cut::BeforeTheCommitsAnswer]) {
                 if kind == b'Z' {
                     return Ok(());
                 }

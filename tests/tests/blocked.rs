@@ -1,4 +1,5 @@
-//! Handlers that block their thread and heed no cancellation: their attempts end all the same, and a worker whose threads are all blocked gives its steps up.
+//! Handlers that block their thread and heed no cancellation: their attempts end all the same, and a worker whose threads are all blocked gives its
+//! steps up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use longshore_tests::fleet::PATIENCE;
-use longshore_tests::process::get;
+use longshore_tests::http::get;
 use longshore_tests::{TestFleet, checks};
 use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
@@ -61,10 +62,10 @@ fn a_worker_whose_threads_are_all_blocked_says_so_and_others_take_its_steps_over
         let worker = worker.listen("127.0.0.1:0".parse().unwrap());
         let blocked = handlers.spawn(worker.start()).await.unwrap().unwrap();
         let address = blocked.address().unwrap();
-        assert_eq!(get(address, "/health/live").await.0, 200);
+        assert_eq!(get(address, "/health/live").await.unwrap().0, 200);
         let run = fleet.start("blocks", json!({"x": 1})).await;
         let until = Instant::now() + PATIENCE;
-        while get(address, "/health/live").await.0 != 503 {
+        while get(address, "/health/live").await.unwrap().0 != 503 {
             assert!(Instant::now() < until, "the worker never said that it is blocked");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

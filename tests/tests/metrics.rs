@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{TestHandlers, chain, task, with};
-use longshore_tests::process::{get, metric};
+use longshore_tests::http::get;
+use longshore_tests::process::metric;
 use longshore_worker::Slots;
 use serde_json::{Value, json};
 
@@ -30,7 +31,7 @@ async fn scraped() -> (TestFleet, String) {
             fleet.run(workflow, json!({"n": 1})).await;
         }
     }
-    let (status, page) = get(address, "/metrics").await;
+    let (status, page) = get(address, "/metrics").await.unwrap();
     assert_eq!(status, 200);
     (fleet, page)
 }
@@ -134,7 +135,7 @@ async fn beyond_two_hundred_workflows_the_rest_is_counted_as_other() {
     let runs: Vec<_> = names.iter().map(|name| longshore_enqueuer::NewRun::new(name, &Value::Null)).collect();
     fleet.enqueuer.start_many(&runs).await.unwrap();
     fleet.all_ended().await;
-    let (_, page) = get(address, "/metrics").await;
+    let (_, page) = get(address, "/metrics").await.unwrap();
     for name in ["longshore_step_attempts_total", "longshore_runs_total"] {
         let sets = page.lines().filter(|line| line.starts_with(name) && line.contains("completed")).count();
         assert!((200..=201).contains(&sets), "{name} has {sets} label sets");

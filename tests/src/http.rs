@@ -6,14 +6,13 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The status of a page.
-pub(crate) async fn status(address: SocketAddr, path: &str) -> Result<u16> {
-    Ok(get(address, path).await?.0)
-}
-
-/// The status and all that follows the head of a page.
-pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+/// The status and the body of a page.
+///
+/// # Errors
+/// Nobody answers there, or not in HTTP.
+pub async fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
+    // 1.0, so that the body comes in one piece
     let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
