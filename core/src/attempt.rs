@@ -2,19 +2,26 @@
 //! Everything that follows from an ended attempt (its record, the retry or the successors, the run's end) goes into the same batch, so it is
 //! committed with it or not at all. Pure: time and randomness come in as values. What follows from a node is decided in `successor`.
 
+mod frames;
+mod waits;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::cycle::{Batch, Due, EndedAttempt, JoinArrival, JoinKey, RunEnding};
 use crate::error::{self, StepError};
-use crate::graph::{END, NodeKind, NodeNumber, NodeResult, Termination, Values};
+use crate::frame::Opening;
+use crate::graph::{
+    Announcement, Bounds, FAILURES, GivesUp, Join, NodeKind, NodeNumber, NodeResult, Termination, Values, Verdict,
+};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
 use crate::retry::{Retry, RetryPolicy};
 use crate::state::{Outcome, RunState};
-use crate::successor::{Consequences, Ending as Successors, RunEnd, successor};
+use crate::successor::{BodyEnd, Consequences, Ending as Successors, successor};
 use crate::workflow::LoadedVersion;
 
 /// Why a join is skipped.
@@ -44,14 +51,46 @@ pub enum Ending {
     Terminated(Termination),
     /// The engine node `start`.
     Started,
-    /// The engine node `end`: the run completes with this output.
-    RunCompleted(Payload),
+    /// The engine node `end`: the run, or the frame of a body, completes with this output.
+    BodyCompleted(Payload),
+    /// A block begins, or goes on, with these frames.
+    Opened(Box<Opening>),
+    /// The frame that stands for a block ends: said by an engine step in that frame.
+    BlockEnds(Result<Payload, StepError>),
+    /// One of the iterations of a block failed: it is counted.
+    IterationFailed,
+    /// The frame that stands for a block ended: its attempt ends with this.
+    BlockEnded {
+        /// Its output, or its error.
+        result: Result<Payload, StepError>,
+        /// Which attempt.
+        attempt: i32,
+        /// Attempts that failed before.
+        failed: i16,
+        /// When the block began.
+        began: DateTime<Utc>,
+    },
+    /// A `wait` node: from now on it waits for a signal.
+    Announced(Announcement),
+    /// The engine node `deliver`: a signal was sent, and these (frame, node) wait for one of its name.
+    Delivered(Vec<(i32, NodeNumber)>),
+    /// A waiting step looked for signals: these are for it.
+    Looked(Vec<Verdict>),
+    /// The time of a wait is over.
+    TimeUp,
+    /// A `wait` node was woken.
+    Woken {
+        /// What it took, or the timeout.
+        result: Result<Payload, StepError>,
+        /// When it began to wait.
+        since: DateTime<Utc>,
+    },
     /// The step job itself says it: a skip, a join that is whole now.
     Told,
     /// The attempt was recorded by `complete_in`: spread what follows from its output.
     Advanced(Payload),
-    /// The run cannot go on, whatever the edges say (its input is not what the version demands, its output cannot be built).
-    RunFailed(StepError),
+    /// The run, or the frame of a body, cannot go on, whatever the edges say (its input is not what the version demands, its output cannot be built).
+    BodyFailed(StepError),
 }
 
 /// A step that ended, and what its end is decided from.
@@ -75,6 +114,16 @@ pub struct Ended<'a> {
     pub slot: bool,
     /// Its lane may go on with its successor (the bound of fairness).
     pub may_keep: bool,
+}
+
+impl Ended<'_> {
+    /// The number of the attempt that ends: the step's own, but where the step says how a block ended.
+    fn attempt(&self) -> i32 {
+        match self.ending {
+            Ending::BlockEnded { attempt, .. } => *attempt,
+            _ => self.step.attempt,
+        }
+    }
 }
 
 /// What a lane has room for: free slots per queue it serves, and in all.
@@ -128,8 +177,10 @@ pub struct Plan {
     /// What the lane still has room for.
     pub room: Room,
     arrivals: BTreeMap<(Uuid, i32, NodeNumber), Arrived>,
-    /// Runs closed by this batch (by a give-up or `terminate`).
-    closed: HashSet<Uuid>,
+    /// Runs closed by this batch (by a give-up or `terminate`), and frames of theirs; 0 is the whole run.
+    closed: HashSet<(Uuid, i32)>,
+    /// The frames around those that steps of this batch belong to.
+    paths: HashMap<(Uuid, i32), Vec<i32>>,
 }
 
 /// What one batch brings to one join.
@@ -141,6 +192,7 @@ struct Arrived {
     need: i32,
     queue_id: i32,
     engine: bool,
+    bounds: Option<Bounds>,
     priority: i16,
     version_id: i32,
     /// Index of an ended step of that run, for its version.
@@ -163,7 +215,7 @@ impl Plan {
         }
         self.settle_complete_joins(ended);
         if !self.closed.is_empty() {
-            self.drop_consequences_of_closed_runs();
+            self.drop_consequences_of_what_closed();
         }
         self.enlist_joins();
         self.batch.seal();
@@ -174,6 +226,10 @@ impl Plan {
         if !matches!(ended.ending, Ending::Canceled) {
             self.batch.ended_runs.push(step.run_id);
             self.forget_whole_join(ended);
+            self.note_path(ended);
+        }
+        if !matches!(ended.ending, Ending::PutBack(_) | Ending::Released) {
+            self.forget_wait(ended);
         }
         match ended.ending {
             Ending::Completed(output) => self.complete(index, ended, output, true),
@@ -204,14 +260,25 @@ impl Plan {
                 self.record(index, ended, Outcome::Completed, Some(Payload::null()), None);
                 self.follow(index, ended, &Successors::Started);
             }
-            Ending::RunCompleted(output) => {
+            Ending::BodyCompleted(output) => {
                 self.record(index, ended, Outcome::Completed, Some(Payload::null()), None);
-                self.end_run(ended, RunState::Completed, Some(output.clone()), None, false);
+                self.complete_body(index, ended, output.clone());
             }
-            Ending::RunFailed(error) => {
+            Ending::BodyFailed(error) => {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
-                self.fail_run(ended, error);
+                self.fail_body(ended, error);
             }
+            Ending::Opened(opening) => self.open(index, ended, opening),
+            Ending::BlockEnds(result) => self.end_block(index, ended, result),
+            Ending::IterationFailed => self.count_failure(index, ended),
+            Ending::BlockEnded { result, began, .. } => self.block_ended(index, ended, result, *began),
+            Ending::Announced(announcement) => self.announce(index, ended, announcement),
+            Ending::Delivered(waiters) => self.deliver(index, ended, waiters),
+            Ending::Looked(verdicts) => self.take(index, ended, verdicts),
+            Ending::TimeUp => self.time_up(ended),
+            Ending::Woken { result, since } => self.woken(index, ended, result, *since),
+            // a count of a block's iterations that decides nothing any more
+            Ending::Told if step.node < 0 => {}
             Ending::Told => match step.kind {
                 StepKind::Rest => self.follow(index, ended, &Successors::Rested),
                 _ => {
@@ -229,7 +296,7 @@ impl Plan {
     fn forget_whole_join(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
         let whole = |need| need <= 0 || matches!(step.kind, StepKind::Skip | StepKind::Rest);
-        if ended.version.graph.join(step.node).is_some_and(|join| whole(join.need)) {
+        if frames::join(ended, step.node).is_some_and(|join| whole(join.need)) {
             self.batch.resolved_joins.push(JoinKey { run_id: step.run_id, frame: step.frame, node: step.node });
         }
     }
@@ -244,11 +311,11 @@ impl Plan {
             }
             // an edge's `when` cannot be evaluated: the step fails for good and its failure edges apply
             Err(error) if record => {
-                let error = error.at(ended.version.graph.id(ended.step.node), ended.step.attempt);
+                let error = error.at(ended.version.graph.id(ended.step.node), ended.attempt());
                 self.give_up(index, ended, &error);
             }
             // its success is on record already; the run cannot go on
-            Err(error) => self.fail_run(ended, &error),
+            Err(error) => self.fail_body(ended, &error),
         }
     }
 
@@ -256,18 +323,23 @@ impl Plan {
         let step = ended.step;
         let policy = match ended.version.graph.node(step.node).map(|node| &node.kind) {
             Some(NodeKind::Task { retry, .. }) => Some(retry),
+            Some(NodeKind::Block(block)) => Some(&block.retry),
             _ => None,
         };
-        let failed_before = u32::try_from(step.failed).unwrap_or(0);
-        let next =
-            |policy: &RetryPolicy| policy.next(failed_before, error, retry_after, ended.since_first, ended.random);
+        let failed_before = match ended.ending {
+            Ending::BlockEnded { failed, .. } => *failed,
+            _ => step.failed,
+        };
+        let next = |policy: &RetryPolicy| {
+            policy.next(u32::try_from(failed_before).unwrap_or(0), error, retry_after, ended.since_first, ended.random)
+        };
         match policy.map_or(Retry::GiveUp, next) {
             Retry::After(after) => {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
                 let retry = HeldStep {
                     kind: StepKind::Run,
-                    attempt: step.attempt + 1,
-                    failed: step.failed.saturating_add(1),
+                    attempt: ended.attempt() + 1,
+                    failed: failed_before.saturating_add(1),
                     ..again(step)
                 };
                 self.batch.delayed.push((Due::After(after), retry));
@@ -276,18 +348,37 @@ impl Plan {
         }
     }
 
+    /// The step has no attempt left: what that means is the node's policy on errors.
     fn give_up(&mut self, index: usize, ended: &Ended<'_>, error: &StepError) {
+        let graph = &ended.version.graph;
+        let error = &match graph.gives_up(ended.step.node, error, ended.values) {
+            Ok(GivesUp::Up) => error.clone(),
+            Ok(GivesUp::Skips) => {
+                self.record(index, ended, Outcome::Failed, None, Some(error));
+                return self.follow(index, ended, &Successors::Skipped);
+            }
+            Ok(GivesUp::Completes(output)) => {
+                match successor(graph, ended.step.node, Successors::Completed(&output), ended.values) {
+                    Ok(consequences) => {
+                        self.record(index, ended, Outcome::Completed, Some(output.clone()), Some(error));
+                        return self.apply(index, ended, consequences, Some(&output));
+                    }
+                    Err(error) => error.at(graph.id(ended.step.node), ended.attempt()),
+                }
+            }
+            Err(error) => error.at(graph.id(ended.step.node), ended.attempt()),
+        };
         self.record(index, ended, Outcome::Failed, None, Some(error));
         match successor(&ended.version.graph, ended.step.node, Successors::GaveUp(error), ended.values) {
             Ok(consequences) => self.apply(index, ended, consequences, None),
-            Err(error) => self.fail_run(ended, &error),
+            Err(error) => self.fail_body(ended, &error),
         }
     }
 
     fn follow(&mut self, index: usize, ended: &Ended<'_>, ending: &Successors<'_>) {
         match successor(&ended.version.graph, ended.step.node, *ending, ended.values) {
             Ok(consequences) => self.apply(index, ended, consequences, None),
-            Err(error) => self.fail_run(ended, &error),
+            Err(error) => self.fail_body(ended, &error),
         }
     }
 
@@ -304,21 +395,26 @@ impl Plan {
         }
         match consequences.end {
             None => {}
-            Some(RunEnd::Completed) => match run_output(ended, output) {
-                Ok(output) => self.end_run(ended, RunState::Completed, Some(output), None, false),
-                Err(error) => self.fail_run(ended, &error),
+            Some(BodyEnd::Completed) => match body_output(ended, output) {
+                Ok(output) => self.complete_body(index, ended, output),
+                Err(error) => self.fail_body(ended, &error),
             },
-            Some(RunEnd::Failed(error)) => self.fail_run(ended, &error),
+            Some(BodyEnd::Failed(error)) => self.fail_body(ended, &error),
         }
     }
 
     fn make_ready(&mut self, index: usize, ended: &Ended<'_>, node: NodeNumber, first: bool) {
         let step = ended.step;
+        self.make_ready_in(index, ended, step.frame, node, first);
+    }
+
+    fn make_ready_in(&mut self, index: usize, ended: &Ended<'_>, frame: i32, node: NodeNumber, first: bool) {
+        let step = ended.step;
         let engine = ended.version.graph.node(node).is_some_and(|node| !matches!(node.kind, NodeKind::Task { .. }));
         let next = HeldStep {
             run_id: step.run_id,
             version_id: step.version_id,
-            frame: step.frame,
+            frame,
             node,
             kind: StepKind::Run,
             attempt: 1,
@@ -343,17 +439,30 @@ impl Plan {
 
     fn arrive(&mut self, index: usize, ended: &Ended<'_>, node: NodeNumber, resolved: i32, taken: i32) {
         let step = ended.step;
-        let Some(join) = ended.version.graph.join(node) else {
+        let Some(join) = frames::join(ended, node) else {
             tracing::error!(run_id = %step.run_id, node, "arrival at a node that is no join: dropped");
             return;
         };
-        let arrived = self.arrivals.entry((step.run_id, step.frame, node)).or_insert_with(|| Arrived {
+        self.arrive_in(index, ended, (step.frame, node, None), (resolved, taken), join);
+    }
+
+    fn arrive_in(
+        &mut self,
+        index: usize,
+        ended: &Ended<'_>,
+        (frame, node, bounds): (i32, NodeNumber, Option<Bounds>),
+        (resolved, taken): (i32, i32),
+        join: Join,
+    ) {
+        let step = ended.step;
+        let arrived = self.arrivals.entry((step.run_id, frame, node)).or_insert_with(|| Arrived {
             resolved: 0,
             taken: 0,
             indegree: join.indegree,
             need: join.need,
             queue_id: ended.version.queue_id(node),
-            engine: node == END
+            bounds,
+            engine: node < 0
                 || ended.version.graph.node(node).is_some_and(|n| !matches!(n.kind, NodeKind::Task { .. })),
             priority: step.priority,
             version_id: step.version_id,
@@ -377,13 +486,17 @@ impl Plan {
                     need if need < 0 => true,
                     need => arrived.taken >= need,
                 };
-                if fires {
-                    self.keep_complete_join(from, frame, node, &arrived);
+                if !fires && node == FAILURES {
+                    continue;
+                }
+                if fires || node < 0 {
+                    let kind = if fires { StepKind::Run } else { StepKind::Skip };
+                    self.keep_complete_join(from, frame, node, kind, &arrived);
                 } else {
                     self.record_skip(run_id, frame, node, TOO_FEW);
                     self.spread(&arrived, from, node, &Successors::Skipped);
                 }
-                if arrived.need > 0 {
+                if arrived.need > 0 && node >= 0 {
                     self.spread(&arrived, from, node, &Successors::Rested);
                 }
             }
@@ -394,18 +507,25 @@ impl Plan {
     fn spread(&mut self, arrived: &Arrived, from: &Ended<'_>, node: NodeNumber, ending: &Successors<'_>) {
         match successor(&from.version.graph, node, *ending, from.values) {
             Ok(consequences) => self.apply(arrived.from, from, consequences, None),
-            Err(error) => self.fail_run(from, &error),
+            Err(error) => self.fail_body(from, &error),
         }
     }
 
-    fn keep_complete_join(&mut self, from: &Ended<'_>, frame: i32, node: NodeNumber, arrived: &Arrived) {
+    fn keep_complete_join(
+        &mut self,
+        from: &Ended<'_>,
+        frame: i32,
+        node: NodeNumber,
+        kind: StepKind,
+        arrived: &Arrived,
+    ) {
         let next = HeldStep {
             run_id: from.step.run_id,
             version_id: arrived.version_id,
             frame,
             node,
-            kind: StepKind::Run,
-            attempt: 1,
+            kind,
+            attempt: i32::from(kind == StepKind::Run),
             failed: 0,
             lost: 0,
             queue_id: arrived.queue_id,
@@ -439,6 +559,7 @@ impl Plan {
                 priority: a.priority,
                 version_id: a.version_id,
                 keep,
+                bounds: a.bounds,
             });
         }
     }
@@ -447,15 +568,29 @@ impl Plan {
         self.record(index, ended, Outcome::Completed, Some(termination.output.clone()), None);
         let error = termination.error.as_ref().map(StepError::to_payload);
         let output = (termination.state == RunState::Completed).then(|| termination.output.clone());
-        let announce = !ended.version.graph.is_chain();
+        let announce = ended.step.frame != 0 || !ended.version.graph.is_chain();
         self.end_run(ended, termination.state, output, error, announce);
-        self.closed.insert(ended.step.run_id);
+        self.closed.insert((ended.step.run_id, 0));
     }
 
-    fn fail_run(&mut self, ended: &Ended<'_>, error: &StepError) {
-        let announce = !ended.version.graph.is_chain();
-        self.end_run(ended, RunState::Failed, None, Some(error.to_payload()), announce);
-        self.closed.insert(ended.step.run_id);
+    /// The run's own graph, or a body of a block, has nothing left to do.
+    fn complete_body(&mut self, index: usize, ended: &Ended<'_>, output: Payload) {
+        if ended.step.frame == 0 {
+            self.end_run(ended, RunState::Completed, Some(output), None, false);
+        } else {
+            self.complete_frame(index, ended, output);
+        }
+    }
+
+    /// The run's own graph, or a body of a block, cannot go on.
+    fn fail_body(&mut self, ended: &Ended<'_>, error: &StepError) {
+        if ended.step.frame == 0 {
+            let announce = !ended.version.graph.is_chain();
+            self.end_run(ended, RunState::Failed, None, Some(error.to_payload()), announce);
+            self.closed.insert((ended.step.run_id, 0));
+        } else {
+            self.fail_frame(ended, error);
+        }
     }
 
     fn end_run(
@@ -489,13 +624,13 @@ impl Plan {
             run_id: step.run_id,
             frame: step.frame,
             node: step.node,
-            attempt: step.attempt,
+            attempt: ended.attempt(),
             outcome,
             enqueued_at: step.enqueued_at,
             claimed_at: step.claimed_at,
             duration: ended.duration,
             output,
-            error: error.map(|error| error.clone().at(node, step.attempt).to_payload()),
+            error: error.map(|error| error.clone().at(node, ended.attempt()).to_payload()),
         });
     }
 
@@ -515,22 +650,29 @@ impl Plan {
         });
     }
 
-    /// A run that this batch closes starts nothing more: what its other steps of the batch led to is dropped, their records stay.
-    fn drop_consequences_of_closed_runs(&mut self) {
-        let closed = &self.closed;
-        let open = |step: &HeldStep| !closed.contains(&step.run_id);
+    /// What this batch closes, a run or a frame, starts nothing more: what its other steps of the batch led to is dropped, their records stay.
+    fn drop_consequences_of_what_closed(&mut self) {
+        let (closed, paths) = (&self.closed, &self.paths);
+        let open = |run_id: Uuid, frame: i32| {
+            let around = paths.get(&(run_id, frame)).into_iter().flatten();
+            !around.chain([&frame, &0]).any(|frame| closed.contains(&(run_id, *frame)))
+        };
         let mut kept_from = std::mem::take(&mut self.kept_from).into_iter();
         let kept = std::mem::take(&mut self.batch.kept).into_iter();
         for step in kept {
             let from = kept_from.next().flatten();
-            if open(&step) {
+            if open(step.run_id, step.frame) {
                 self.batch.kept.push(step);
                 self.kept_from.push(from);
             }
         }
-        self.batch.ready.retain(open);
-        self.batch.delayed.retain(|(_, step)| open(step));
-        self.arrivals.retain(|(run_id, ..), _| !closed.contains(run_id));
+        self.batch.ready.retain(|step| open(step.run_id, step.frame));
+        self.batch.delayed.retain(|(_, step)| open(step.run_id, step.frame));
+        self.arrivals.retain(|(run_id, frame, _), _| open(*run_id, *frame));
+        self.batch.frames.retain(|new| open(new.run_id, new.facts.frame));
+        self.batch.chunks.retain(|new| open(new.run_id, new.frame));
+        self.batch.waiting.retain(|wait| open(wait.key.run_id, wait.key.frame));
+        self.batch.wakes.retain(|wake| open(wake.key.run_id, wake.key.frame));
     }
 }
 
@@ -554,15 +696,17 @@ pub fn again(step: &HeldStep) -> HeldStep {
     }
 }
 
-/// The output of a run that ends with its only sink, whose own output is not among the values yet.
-fn run_output(ended: &Ended<'_>, output: Option<&Payload>) -> Result<Payload, StepError> {
+/// The output of a body that ends with its only sink, whose own output is not among the values yet.
+fn body_output(ended: &Ended<'_>, output: Option<&Payload>) -> Result<Payload, StepError> {
+    let graph = &ended.version.graph;
+    let body = ended.values.frames.last().and_then(|frame| graph.body_of(frame)).unwrap_or(0);
     match output {
         Some(output) => {
             let mut values = ended.values.clone();
             values.results.insert(ended.step.node, NodeResult::Completed(output.clone()));
-            ended.version.graph.run_output(&values)
+            graph.body_output(body, &values)
         }
-        None => ended.version.graph.run_output(ended.values),
+        None => graph.body_output(body, ended.values),
     }
 }
 

@@ -1,38 +1,52 @@
 //! Whether the parts of a definition make sense together, and its expressions compiled on the way.
 //!
 //! Everything is checked before anything is refused, so the author sees all problems at once. What comes out is
-//! what a `Graph` is made of.
+//! what a `Graph` is made of. The body of a block is checked as the run's own graph is.
 
+mod block;
+mod ids;
+mod node;
 mod references;
 mod schema;
 mod shape;
+mod wait;
 
 use jsonschema::Validator;
 use serde_json::Value;
 
 use crate::definition::{
-    DEFAULT_TIMEOUT, Definition, DelayTime, JoinRule, MAX_EDGES, MAX_ID, MAX_NODES, NodeDefinition, NodeType, Problem,
-    Problems, is_id,
+    BodyDefinition, Definition, EdgeDefinition, MAX_EDGES, MAX_NODES, NodeDefinition, Problem, Problems, is_id,
 };
-use crate::duration;
 use crate::expression::{Expression, Template};
 use crate::state::RunState;
-use references::{Place, References};
+use ids::Ids;
+use references::{Around, Holder, Place};
 pub(crate) use shape::Shape;
+pub(crate) use wait::is_signal;
 
 const ID_FIX: &str = "use 1 to 128 of the characters A-Z a-z 0-9 _ . : -";
 
 /// A definition's compiled parts.
 pub(crate) struct Checked {
+    /// The run's own graph.
+    pub body: CheckedBody,
+    pub schema: Option<Validator>,
+}
+
+/// The compiled parts of a graph: the run's own or a body of a block.
+#[derive(Debug)]
+pub(crate) struct CheckedBody {
     pub nodes: Vec<CheckedNode>,
     /// The condition of each edge.
     pub whens: Vec<Option<Expression>>,
     pub output: Option<Template>,
-    pub schema: Option<Validator>,
 }
 
 /// A node's compiled parts.
+#[derive(Debug)]
 pub(crate) struct CheckedNode {
+    /// The output that takes the place of its own when it gives up.
+    pub fallback: Option<Template>,
     pub input: Option<Template>,
     pub program: Program,
 }
@@ -46,17 +60,48 @@ pub(crate) enum Program {
     DelayUntil(Template),
     Fail { name: Template, message: Template },
     Terminate { state: RunState, output: Option<Template>, error: Option<(Template, Template)> },
+    Wait(Box<CheckedWait>),
+    Block(Box<CheckedBlock>),
+}
+
+/// A wait's compiled parts.
+#[derive(Debug)]
+pub(crate) struct CheckedWait {
+    pub names: Vec<Template>,
+    /// Of an approval: who may answer, anyone if none.
+    pub approvers: Option<Vec<Template>>,
+    /// Whether it is an approval: the payload is an answer, and the schema that of the answer itself.
+    pub approval: bool,
+    pub matches: Option<Expression>,
+    pub timeout: Option<Template>,
+    pub schema: Option<Validator>,
+}
+
+/// A block's compiled parts.
+#[derive(Debug)]
+pub(crate) struct CheckedBlock {
+    pub items: Option<Template>,
+    pub concurrency: Option<Template>,
+    pub tolerate_count: Option<Template>,
+    pub tolerate_share: Option<Template>,
+    /// One of an `if` and of a `while`, one for each case of a `switch`.
+    pub whens: Vec<Expression>,
+    /// In the order of `BlockType::bodies`.
+    pub bodies: Vec<CheckedBody>,
 }
 
 /// Checks a definition. The error names every problem.
 pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
     let mut problems = Vec::new();
-    for (what, count, most) in
-        [("nodes", definition.nodes.len(), MAX_NODES), ("edges", definition.edges.len(), MAX_EDGES)]
-    {
-        if count > most {
+    let size = definition.size();
+    for (what, all, own, most) in [
+        ("nodes", size.nodes, definition.nodes.len(), MAX_NODES),
+        ("edges", size.edges, definition.edges.len(), MAX_EDGES),
+    ] {
+        if all > most {
+            let others = if all > own { ", those of all bodies included" } else { "" };
             let fix = format!("use at most {most}; split the workflow");
-            problems.push(Problem::new(what, format!("there are {count} of them"), fix));
+            problems.push(Problem::new(what, format!("there are {all} of them{others}"), fix));
         }
     }
     if definition.nodes.is_empty() {
@@ -69,37 +114,94 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
     if let Some(queue) = &definition.queue {
         check_name("queue", queue, &mut problems);
     }
-    let schema = definition.input_schema.as_ref().and_then(|schema| schema::compile(schema, &mut problems));
-    let shape = Shape::of(definition, &mut problems);
-    let mut references = References::new(definition, &shape);
-    let nodes = definition.nodes.iter().enumerate();
-    let nodes = nodes.map(|(n, node)| check_node(n, node, &mut references, &mut problems)).collect();
-    let edges = definition.edges.iter().enumerate();
-    let whens = edges
-        .map(|(place, edge)| {
-            let path = format!("edges[{place}].when");
-            let compiled = Expression::compile(edge.when.as_deref()?);
-            match compiled {
-                Ok(when) => {
-                    if let Some(&from) = shape.numbers.get(edge.from.as_str()) {
-                        references.add(&path, Place::When(from), when.references());
-                    }
-                    Some(when)
+    let schema =
+        definition.input_schema.as_ref().and_then(|schema| schema::compile("input_schema", schema, &mut problems));
+    let ids = Ids::of(definition, &mut problems);
+    let mut checker = Checker { ids, around: Around::default(), problems };
+    let body = checker.body(Part::from(definition), None, "");
+    let problems = checker.problems;
+    if problems.is_empty() { Ok(Checked { body, schema }) } else { Err(Problems::of(problems)) }
+}
+
+/// A graph of a definition: the run's own or a body of a block.
+#[derive(Clone, Copy)]
+struct Part<'d> {
+    nodes: &'d [NodeDefinition],
+    edges: &'d [EdgeDefinition],
+    output: Option<&'d Value>,
+}
+
+impl<'d> From<&'d Definition> for Part<'d> {
+    fn from(definition: &'d Definition) -> Self {
+        Self { nodes: &definition.nodes, edges: &definition.edges, output: definition.output.as_ref() }
+    }
+}
+
+impl<'d> From<&'d BodyDefinition> for Part<'d> {
+    fn from(body: &'d BodyDefinition) -> Self {
+        Self { nodes: &body.nodes, edges: &body.edges, output: body.output.as_ref() }
+    }
+}
+
+/// A definition while it is checked.
+struct Checker<'d> {
+    ids: Ids<'d>,
+    /// The body that is checked and those around it.
+    around: Around<'d>,
+    problems: Vec<Problem>,
+}
+
+impl<'d> Checker<'d> {
+    /// Checks the run's own graph, or the body of a block that `holder` is. `path` goes before the paths in it, such as `nodes[2].body.`.
+    fn body(&mut self, part: Part<'d>, holder: Option<Holder<'d>>, path: &str) -> CheckedBody {
+        if part.nodes.is_empty() {
+            self.wrong(format!("{path}nodes"), "there is no node", "give at least one");
+        }
+        self.ids.check_edges(part, path, &mut self.problems);
+        let shape = Shape::of(part.nodes, part.edges, path, &mut self.problems);
+        self.around.enter(part, shape, holder);
+        let nodes = part.nodes.iter().enumerate();
+        let nodes = nodes.map(|(number, node)| self.node(number, node, &format!("{path}nodes[{number}]"))).collect();
+        let edges = part.edges.iter().enumerate();
+        let whens = edges
+            .map(|(number, edge)| {
+                let when = edge.when.as_deref()?;
+                let place = self.around.number(&edge.from).map(Place::When);
+                self.condition(&format!("{path}edges[{number}].when"), when, place)
+            })
+            .collect();
+        let output = part.output.map(|output| self.template(&format!("{path}output"), output, Place::Output));
+        self.around.leave();
+        CheckedBody { nodes, whens, output }
+    }
+
+    /// A bare expression; what it reads is not looked at when it stands nowhere.
+    fn condition(&mut self, path: &str, text: &str, place: Option<Place>) -> Option<Expression> {
+        match Expression::compile(text) {
+            Ok(when) => {
+                if let Some(place) = place {
+                    self.around.check(path, place, when.references(), &self.ids, &mut self.problems);
                 }
-                Err(why) => {
-                    problems.push(Problem::new(path, why, "write a bare expression, such as run.input.total > 100"));
-                    None
-                }
+                Some(when)
             }
-        })
-        .collect();
-    let output = definition.output.as_ref().map(|output| {
-        let template = Template::compile(output, "output", &mut problems);
-        template.each_reference("output", &mut |path, found| references.add(path, Place::Output, found));
+            Err(why) => {
+                self.wrong(path, why, "write a bare expression, such as run.input.total > 100");
+                None
+            }
+        }
+    }
+
+    fn template(&mut self, path: &str, value: &Value, place: Place) -> Template {
+        let template = Template::compile(value, path, &mut self.problems);
+        template.each_reference(path, &mut |path, found| {
+            self.around.check(path, place, found, &self.ids, &mut self.problems);
+        });
         template
-    });
-    problems.extend(references.problems());
-    if problems.is_empty() { Ok(Checked { nodes, whens, output, schema }) } else { Err(Problems::of(problems)) }
+    }
+
+    fn wrong(&mut self, path: impl Into<String>, message: impl Into<String>, fix: impl Into<String>) {
+        self.problems.push(Problem::new(path, message, fix));
+    }
 }
 
 fn check_name(path: &str, name: &str, problems: &mut Vec<Problem>) {
@@ -110,85 +212,6 @@ fn check_name(path: &str, name: &str, problems: &mut Vec<Problem>) {
         // An empty text elsewhere was noted when it was read.
         problems.push(Problem::new(path, "it is missing", "give it"));
     }
-}
-
-fn check_node(
-    number: usize,
-    node: &NodeDefinition,
-    references: &mut References<'_>,
-    problems: &mut Vec<Problem>,
-) -> CheckedNode {
-    let path = format!("nodes[{number}]");
-    if let Some(queue) = &node.queue {
-        check_name(&format!("{path}.queue"), queue, problems);
-    }
-    let mut template = |field: &str, value: &Value, own: bool, problems: &mut Vec<Problem>| {
-        let path = format!("{path}.{field}");
-        let template = Template::compile(value, &path, problems);
-        let place = if own { Place::Own(number) } else { Place::Input(number) };
-        template.each_reference(&path, &mut |path, found| references.add(path, place, found));
-        template
-    };
-    let input = node.input.as_ref().map(|input| template("input", input, false, problems));
-    let mut own = |field: &str, value: &Value, problems: &mut Vec<Problem>| template(field, value, true, problems);
-    let program = match &node.kind {
-        NodeType::Task { handler, timeout, retry } => {
-            if handler.len() > MAX_ID || handler.contains(char::is_control) {
-                let fix = "use at most 128 characters without control characters";
-                problems.push(Problem::new(format!("{path}.handler"), "it is no handler name", fix));
-            }
-            let longest = timeout.unwrap_or(DEFAULT_TIMEOUT);
-            if longest > duration::MAX || longest.is_zero() {
-                let fix = "give a time longer than zero and up to 100 years";
-                problems.push(Problem::new(format!("{path}.timeout"), "it is out of range", fix));
-            }
-            for (field, message, fix) in retry.iter().flat_map(|retry| retry.validate()) {
-                problems.push(Problem::new(format!("{path}.retry.{field}"), message, fix));
-            }
-            Program::Task
-        }
-        NodeType::Set { output } => Program::Set(own("output", output, problems)),
-        NodeType::Delay(DelayTime::For(time)) => {
-            let template = own("duration", &Value::from(time.as_str()), problems);
-            if template.is_constant()
-                && let Err(error) = duration::parse(time)
-                && !time.contains("{{")
-            {
-                let fix = "such as \"5s\", or a template that gives such a text";
-                problems.push(Problem::new(format!("{path}.duration"), error.to_string(), fix));
-            }
-            Program::DelayFor(template)
-        }
-        NodeType::Delay(DelayTime::Until(time)) => {
-            let template = own("until", &Value::from(time.as_str()), problems);
-            if template.is_constant() && chrono::DateTime::parse_from_rfc3339(time).is_err() && !time.contains("{{") {
-                let message = format!("`{}` is no time", time.chars().take(60).collect::<String>());
-                let fix = "write RFC 3339 with a zone, such as \"2030-01-31T08:00:00Z\"";
-                problems.push(Problem::new(format!("{path}.until"), message, fix));
-            }
-            Program::DelayUntil(template)
-        }
-        NodeType::Fail { name, message } => Program::Fail {
-            name: own("name", &Value::from(name.as_str()), problems),
-            message: own("message", &Value::from(message.as_str()), problems),
-        },
-        NodeType::Terminate { state, output, error } => {
-            if !state.has_ended() {
-                let fix = "use \"completed\", \"failed\" or \"canceled\"";
-                problems.push(Problem::new(format!("{path}.state"), "a run cannot end so", fix));
-            }
-            let output = output.as_ref().map(|output| own("output", output, problems));
-            let error = error.as_ref().map(|(name, message)| {
-                let name = own("error.name", &Value::from(name.as_str()), problems);
-                (name, own("error.message", &Value::from(message.as_str()), problems))
-            });
-            Program::Terminate { state: *state, output, error }
-        }
-    };
-    if let JoinRule::Count(0) = node.join {
-        problems.push(Problem::new(format!("{path}.join"), "it is zero", "use \"any\" or at least 1"));
-    }
-    CheckedNode { input, program }
 }
 
 #[cfg(test)]

@@ -2,162 +2,26 @@
 //! The baton is passed by value: the next one comes back, or the lane lost it. Whatever is in a [`Batch`] happens in one transaction or not at all.
 //! Which attempts end and what follows from them is decided elsewhere (`attempt`, `successor`).
 
+mod batch;
+mod send;
+
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgRow;
+use sqlx::Row;
 use sqlx::postgres::types::PgInterval;
-use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
+pub use self::batch::{
+    Batch, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, JoinKey, NewChunk, NewFrame, NewWait,
+    RunEnding, WaitKey, Wake,
+};
+use self::send::{read_claimed, send};
 use crate::database;
-use crate::graph::NodeNumber;
 use crate::pacing::Pacing;
-use crate::payload::Payload;
-use crate::queue::{Claim, Claimed, HeldStep, SHARD, SOLO, StepKind, seq_time};
+use crate::queue::{Claimed, SHARD};
 use crate::session::{Access, Session};
-use crate::state::{Outcome, RunState};
-
-/// Arrivals at one join, added up over the batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JoinArrival {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The join, or the run's end.
-    pub node: NodeNumber,
-    /// In-edges that were resolved.
-    pub resolved: i32,
-    /// Those of them that were taken.
-    pub taken: i32,
-    /// All in-edges of the join.
-    pub indegree: i32,
-    /// 0: all in-edges and one taken; n: the n-th taken; -1: all in-edges, whatever was taken.
-    pub need: i32,
-    /// Where the join's step belongs.
-    pub queue_id: i32,
-    /// The run's priority.
-    pub priority: i16,
-    /// The run's version.
-    pub version_id: i32,
-    /// The lane may hold the step when the join fires.
-    pub keep: bool,
-}
-
-/// A join whose in-edges are all resolved and whose row may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JoinKey {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The join.
-    pub node: NodeNumber,
-}
-
-/// A run that ends with this batch.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RunEnding {
-    /// The run.
-    pub run_id: Uuid,
-    /// Its workflow.
-    pub workflow: Arc<str>,
-    /// Completed, failed or canceled.
-    pub state: RunState,
-    /// Its output.
-    pub output: Option<Payload>,
-    /// Its error.
-    pub error: Option<Payload>,
-    /// Steps of it may be out: announce the end, so that cycles that end them are refused.
-    pub announce: bool,
-}
-
-/// An attempt that ended: one row of `execution_step_attempts`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EndedAttempt {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The node.
-    pub node: NodeNumber,
-    /// The number of the try; 0 for a skipped node.
-    pub attempt: i32,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// When the step became ready.
-    pub enqueued_at: Option<DateTime<Utc>>,
-    /// When the lane got it.
-    pub claimed_at: Option<DateTime<Utc>>,
-    /// How long the handler ran, by the worker's monotonic clock.
-    pub duration: Option<Duration>,
-    /// What it gave, if it completed.
-    pub output: Option<Payload>,
-    /// What went wrong, or why it was skipped.
-    pub error: Option<Payload>,
-}
-
-/// When a delayed step job is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
-    /// This long after the cycle.
-    After(Duration),
-    /// At this time of the database's clock.
-    At(DateTime<Utc>),
-}
-
-/// Everything a lane wants to happen in one cycle.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// Runs whose steps end here: the fence refuses the batch if one of them was closed meanwhile.
-    pub ended_runs: Vec<Uuid>,
-    /// Closings the lane has heeded already.
-    pub known_closings: Vec<i64>,
-    /// One entry per join; sorted before sending.
-    pub joins: Vec<JoinArrival>,
-    /// Joins fully resolved in an earlier cycle.
-    pub resolved_joins: Vec<JoinKey>,
-    /// Runs that end; one entry per run.
-    pub endings: Vec<RunEnding>,
-    /// Attempts that ended.
-    pub attempts: Vec<EndedAttempt>,
-    /// Step jobs due later.
-    pub delayed: Vec<(Due, HeldStep)>,
-    /// Step jobs for anyone.
-    pub ready: Vec<HeldStep>,
-    /// Steps that get a private baton with this lane id.
-    pub private: Vec<(i64, HeldRow)>,
-    /// Steps the lane goes on holding.
-    pub held: Vec<HeldRow>,
-    /// Successors the lane keeps: held from the moment of this cycle on.
-    pub kept: Vec<HeldStep>,
-    /// At most this many joins that fire are held by the lane.
-    pub keep_joins: i32,
-    /// What to claim.
-    pub claim: Claim,
-    /// Also report what is closed at the moment.
-    pub look: bool,
-}
-
-/// What a baton says of one held step.
-#[derive(Clone, Copy, Debug)]
-pub struct HeldRow {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The node.
-    pub node: NodeNumber,
-    /// What there is to do.
-    pub kind: StepKind,
-    /// The number of the try.
-    pub attempt: i32,
-    /// When the lane got it.
-    pub claimed_at: DateTime<Utc>,
-}
 
 /// A lane's place: the lease of all it holds. Not `Clone`: it is passed on, never used twice.
 #[derive(Debug, PartialEq, Eq)]
@@ -194,7 +58,26 @@ pub struct Passed {
     /// Runs that should have ended here but had ended before.
     pub already_ended: Vec<Uuid>,
     /// Closings announced here or seen.
-    pub closings: Vec<(Uuid, i64)>,
+    pub closings: Vec<Closing>,
+}
+
+/// A run, or a frame of one, that ended while steps of it may be out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Closing {
+    /// The run.
+    pub run_id: Uuid,
+    /// The closing's own number.
+    pub close_id: i64,
+    /// The frame; 0 is the whole run.
+    pub frame: i32,
+}
+
+impl Closing {
+    /// Whether a step with these frames around it is concerned.
+    #[must_use]
+    pub fn concerns(&self, frames: &[crate::graph::FrameFacts]) -> bool {
+        self.frame == 0 || frames.iter().any(|frame| frame.frame == self.frame)
+    }
 }
 
 /// How a cycle came out.
@@ -205,7 +88,7 @@ pub enum Pass {
     /// It was committed, but its answer got lost: what the next baton lists.
     Recovered(Baton, Vec<Claimed>),
     /// Nothing happened, since runs were closed: drop the consequences of their steps, note the closings as known, and send again.
-    Refused(Baton, Vec<(Uuid, i64)>),
+    Refused(Baton, Vec<Closing>),
     /// Another worker took this lane's steps back: drop the results and start a new lane.
     Fenced,
     /// Postgres refuses the content of the batch: nothing happened. Halve the batch and send again.
@@ -220,17 +103,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a lane keeps a connection before the pool sees it again.
 const KEPT_FOR: Duration = Duration::from_secs(60);
-
-impl Batch {
-    /// Bring the batch into the form the function demands: one entry per key, in the order of locks.
-    pub fn seal(&mut self) {
-        self.joins.sort_unstable_by_key(|j| (j.run_id, j.frame, j.node));
-        self.resolved_joins.sort_unstable();
-        self.endings.sort_by_key(|e| e.run_id);
-        self.ended_runs.sort_unstable();
-        self.ended_runs.dedup();
-    }
-}
 
 /// Who sends, and for how long the baton is good.
 #[derive(Clone, Debug)]
@@ -294,7 +166,9 @@ pub async fn pass(
                 Ok(Stand::Neither) => return Pass::Fenced,
                 Ok(Stand::Next(held)) => return Pass::Recovered(next_of(&baton), held),
                 Ok(Stand::Same) => match closings(sender, &batch.ended_runs).await {
-                    Ok(closings) if closings.iter().any(|(_, id)| !batch.known_closings.contains(id)) => {
+                    Ok(closings)
+                        if closings.iter().any(|closing| !batch.known_closings.contains(&closing.close_id)) =>
+                    {
                         return Pass::Refused(baton, closings);
                     }
                     // settled in between, or the copy that held the row was rolled back
@@ -408,175 +282,7 @@ async fn stand(sender: &Sender, baton: &Baton) -> Result<Stand, sqlx::Error> {
     Ok(Stand::Next(held))
 }
 
-async fn closings(sender: &Sender, runs: &[Uuid]) -> Result<Vec<(Uuid, i64)>, sqlx::Error> {
+async fn closings(sender: &Sender, runs: &[Uuid]) -> Result<Vec<Closing>, sqlx::Error> {
     let query = sqlx::query_as(include_str!("../sql/cycle/closings.sql")).bind(SHARD).bind(runs);
     tokio::time::timeout(ANSWER_WITHIN, query.fetch_all(&sender.access)).await.unwrap_or_else(|_| Err(late()))
-}
-
-/// Collects one field of many rows into the array that the function takes: null where there is none.
-fn column<'a, T, R>(rows: &'a [T], field: impl Fn(&'a T) -> R) -> Option<Vec<R>> {
-    (!rows.is_empty()).then(|| rows.iter().map(field).collect())
-}
-
-/// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`]).
-async fn send(
-    db: impl PgExecutor<'_>,
-    baton: &Baton,
-    lease: PgInterval,
-    worker: Uuid,
-    batch: &Batch,
-) -> Result<Option<Passed>, sqlx::Error> {
-    let (b, joins, ends, ended) = (batch, &batch.joins, &batch.endings, &batch.attempts);
-    let (delayed, ready, claim) = (&b.delayed, b.ready.as_slice(), &b.claim.sources);
-    #[cfg(feature = "broken")]
-    let ready = if crate::broken::second_transaction() { &[] } else { ready };
-    let key = |step: &HeldStep| (step.run_id, step.frame, step.node, step.kind, step.attempt);
-    let holds: Vec<_> =
-        b.held.iter().map(|h| (h.run_id, h.frame, h.node, h.kind, h.attempt)).chain(b.kept.iter().map(key)).collect();
-    let rows = sqlx::query(include_str!("../sql/cycle/pass.sql"))
-        .bind(SHARD)
-        .bind(baton.lane_id)
-        .bind(baton.cycle)
-        .bind(lease)
-        .bind((!baton.registered).then_some(worker))
-        .bind(!baton.stands)
-        .bind(b.look)
-        .bind(column(&b.ended_runs, |run| *run))
-        .bind(&b.known_closings)
-        .bind(column(joins, |j| j.run_id))
-        .bind(column(joins, |j| j.frame))
-        .bind(column(joins, |j| j.node))
-        .bind(column(joins, |j| j.resolved))
-        .bind(column(joins, |j| j.taken))
-        .bind(column(joins, |j| j.indegree))
-        .bind(column(joins, |j| j.need))
-        .bind(column(joins, |j| j.queue_id))
-        .bind(column(joins, |j| j.priority))
-        .bind(column(joins, |j| j.version_id))
-        .bind(column(joins, |j| j.keep))
-        .bind(b.keep_joins)
-        .bind(column(&b.resolved_joins, |j| j.run_id))
-        .bind(column(&b.resolved_joins, |j| j.frame))
-        .bind(column(&b.resolved_joins, |j| j.node))
-        .bind(column(ends, |e| e.run_id))
-        .bind(column(ends, |e| e.state.code()))
-        .bind(column(ends, |e| e.output.as_ref().map(Payload::as_str)))
-        .bind(column(ends, |e| e.error.as_ref().map(Payload::as_str)))
-        .bind(column(ends, |e| e.announce))
-        .bind(column(ended, |a| a.run_id))
-        .bind(column(ended, |a| a.frame))
-        .bind(column(ended, |a| a.node))
-        .bind(column(ended, |a| a.attempt))
-        .bind(column(ended, |a| a.outcome.code()))
-        .bind(column(ended, |a| a.enqueued_at))
-        .bind(column(ended, |a| a.claimed_at))
-        .bind(column(ended, |a| a.duration.map(|d| d.as_secs_f32() * 1000.0)))
-        .bind(column(ended, |a| a.output.as_ref().map(Payload::as_str)))
-        .bind(column(ended, |a| a.error.as_ref().map(Payload::as_str)))
-        .bind(column(delayed, |(due, _)| match due {
-            Due::After(after) => Some(i64::try_from(after.as_micros()).unwrap_or(i64::MAX)),
-            Due::At(_) => None,
-        }))
-        .bind(column(delayed, |(due, _)| match due {
-            Due::At(at) => Some(*at),
-            Due::After(_) => None,
-        }))
-        .bind(column(delayed, |(_, s)| s.queue_id))
-        .bind(column(delayed, |(_, s)| s.queue_priority()))
-        .bind(column(delayed, |(_, s)| s.run_id))
-        .bind(column(delayed, |(_, s)| s.version_id))
-        .bind(column(delayed, |(_, s)| s.frame))
-        .bind(column(delayed, |(_, s)| s.node))
-        .bind(column(delayed, |(_, s)| s.kind.code()))
-        .bind(column(delayed, |(_, s)| s.attempt))
-        .bind(column(delayed, |(_, s)| s.failed))
-        .bind(column(delayed, |(_, s)| s.lost))
-        .bind(column(ready, |s| s.queue_id))
-        .bind(column(ready, HeldStep::queue_priority))
-        .bind(column(ready, |s| s.run_id))
-        .bind(column(ready, |s| s.version_id))
-        .bind(column(ready, |s| s.frame))
-        .bind(column(ready, |s| s.node))
-        .bind(column(ready, |s| s.kind.code()))
-        .bind(column(ready, |s| s.attempt))
-        .bind(column(ready, |s| s.failed))
-        .bind(column(ready, |s| s.lost))
-        .bind(column(&b.private, |(lane, _)| *lane))
-        .bind(column(&b.private, |(_, h)| h.run_id))
-        .bind(column(&b.private, |(_, h)| h.frame))
-        .bind(column(&b.private, |(_, h)| h.node))
-        .bind(column(&b.private, |(_, h)| h.kind.code()))
-        .bind(column(&b.private, |(_, h)| h.attempt))
-        .bind(column(&b.private, |(_, h)| h.claimed_at))
-        .bind(column(claim, |c| c.queue_id))
-        .bind(column(claim, |c| c.priority))
-        .bind(column(claim, |c| c.low))
-        .bind(column(claim, |c| c.limit))
-        .bind(b.claim.limit)
-        .bind(column(&holds, |h| h.0))
-        .bind(column(&holds, |h| h.1))
-        .bind(column(&holds, |h| h.2))
-        .bind(column(&holds, |h| h.3.code()))
-        .bind(column(&holds, |h| h.4))
-        .bind(column(&b.held, |h| h.claimed_at))
-        .fetch_all(db)
-        .await?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    read_passed(&rows).map(Some)
-}
-
-fn read_passed(rows: &[PgRow]) -> Result<Passed, sqlx::Error> {
-    let mut passed = Passed::default();
-    for row in rows {
-        match row.try_get::<&str, _>(0)? {
-            "f" => {
-                passed.at = row.try_get("at")?;
-                passed.joins_enqueued = row.try_get("node")?;
-                passed.claim_took = Duration::from_micros(u64::try_from(row.try_get::<i64, _>("seq")?).unwrap_or(0));
-            }
-            "c" => {
-                let seq = row.try_get::<Option<i64>, _>("seq")?;
-                let enqueued_at = match seq {
-                    Some(seq) => seq_time(seq),
-                    None => row.try_get("at")?,
-                };
-                passed.new.push((read_claimed(row, enqueued_at)?, seq));
-            }
-            "m" => passed.already_ended.push(row.try_get("run_id")?),
-            "x" => passed.closings.push((row.try_get("run_id")?, row.try_get("seq")?)),
-            _ => {}
-        }
-    }
-    Ok(passed)
-}
-
-fn read_claimed(row: &PgRow, enqueued_at: Option<DateTime<Utc>>) -> Result<Claimed, sqlx::Error> {
-    let code: i16 = row.try_get("kind")?;
-    let kind = StepKind::from_code(code)
-        .ok_or_else(|| sqlx::Error::Decode(format!("step job of kind {code}: this worker is too old for it").into()))?;
-    let priority: i16 = row.try_get("priority")?;
-    let state: Option<i16> = row.try_get("state")?;
-    Ok(Claimed {
-        step: HeldStep {
-            run_id: row.try_get("run_id")?,
-            // a step job of a run that is gone has no version; its lane drops it before anyone asks
-            version_id: row.try_get::<Option<i32>, _>("version_id")?.unwrap_or(0),
-            frame: row.try_get("frame")?,
-            node: row.try_get("node")?,
-            kind,
-            attempt: row.try_get("attempt")?,
-            failed: row.try_get("failed")?,
-            lost: row.try_get("lost")?,
-            queue_id: row.try_get::<Option<i32>, _>("queue_id")?.unwrap_or(0),
-            priority: priority % SOLO,
-            solo: priority >= SOLO,
-            enqueued_at,
-            claimed_at: row.try_get("at")?,
-        },
-        run_state: state.and_then(|code| RunState::from_code(code).ok()),
-        input: row.try_get::<Option<&str>, _>("input")?.map(|text| Payload::trusted(text.into())),
-        key: row.try_get("key")?,
-    })
 }

@@ -4,8 +4,10 @@
 //! checked when it is compiled to a [`Graph`](crate::graph::Graph). The same content has the same hash, however
 //! it was spelled.
 
+pub mod block;
 mod parse;
 mod problem;
+pub mod wait;
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +15,9 @@ use std::time::Duration;
 use serde_json::{Map, Number, Value, json};
 use sha2::{Digest, Sha256};
 
+pub use block::{BlockDefinition, BlockType, BodyDefinition};
 pub use problem::{Problem, Problems};
+pub use wait::{ApprovalDefinition, WaitDefinition};
 
 use crate::duration;
 use crate::retry::RetryPolicy;
@@ -23,9 +27,9 @@ use crate::state::RunState;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// The queue of a node when neither it nor its workflow names one.
 pub const DEFAULT_QUEUE: &str = "default";
-/// The most nodes a definition may have.
+/// The most nodes a definition may have, those of all bodies included.
 pub const MAX_NODES: usize = 20_000;
-/// The most edges a definition may have.
+/// The most edges a definition may have, those of all bodies included.
 pub const MAX_EDGES: usize = 200_000;
 /// The longest name of a workflow, node or queue in bytes.
 pub const MAX_ID: usize = 128;
@@ -41,18 +45,27 @@ pub struct Definition {
     pub description: Option<String>,
     /// JSON Schema that the input of a run must satisfy.
     pub input_schema: Option<Value>,
-    /// The nodes; a node's number is its place here.
+    /// The nodes of the run's own graph; those of bodies are within its blocks.
     pub nodes: Vec<NodeDefinition>,
-    /// The edges.
+    /// The edges among these nodes.
     pub edges: Vec<EdgeDefinition>,
     /// Template of the run's output; the sinks' outputs when not given.
     pub output: Option<Value>,
 }
 
+/// How large a definition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Its nodes.
+    pub nodes: usize,
+    /// Its edges.
+    pub edges: usize,
+}
+
 /// One node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeDefinition {
-    /// Its id, unique in the definition.
+    /// Its id, unique in the whole definition.
     pub id: String,
     /// What it does.
     pub kind: NodeType,
@@ -62,6 +75,37 @@ pub struct NodeDefinition {
     pub queue: Option<String>,
     /// When it starts, if several edges lead to it.
     pub join: JoinRule,
+    /// What its giving up means.
+    pub on_error: OnError,
+}
+
+/// What it means that a node gives up: it failed and has no attempt left.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub enum OnError {
+    /// An edge on failure takes it; without one its body fails, at last the run.
+    #[default]
+    Fail,
+    /// As `Fail`, and an edge on failure must be there.
+    Route,
+    /// It completes, with its error as output.
+    Continue,
+    /// It completes with this output, a template, which may read `error`.
+    Fallback(Value),
+    /// It counts as skipped: what hangs on it alone is skipped, too.
+    Skip,
+}
+
+impl OnError {
+    /// The word in the definition.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Route => "route",
+            Self::Continue => "continue",
+            Self::Fallback(_) => "fallback",
+            Self::Skip => "skip",
+        }
+    }
 }
 
 /// What a node does.
@@ -81,8 +125,12 @@ pub enum NodeType {
         /// The template.
         output: Value,
     },
-    /// Waits.
+    /// Waits for a time.
     Delay(DelayTime),
+    /// Waits for a signal.
+    Wait(Box<WaitDefinition>),
+    /// Waits for the answer of a person.
+    Approval(Box<ApprovalDefinition>),
     /// Fails this step for good; edges on failure apply.
     Fail {
         /// Name of the error, a template.
@@ -99,6 +147,8 @@ pub enum NodeType {
         /// Name and message of the run's error, templates, for `failed`.
         error: Option<(String, String)>,
     },
+    /// Holds bodies.
+    Block(Box<BlockDefinition>),
 }
 
 impl NodeType {
@@ -108,8 +158,11 @@ impl NodeType {
             Self::Task { .. } => "task",
             Self::Set { .. } => "set",
             Self::Delay(_) => "delay",
+            Self::Wait(_) => "wait",
+            Self::Approval(_) => "approval",
             Self::Fail { .. } => "fail",
             Self::Terminate { .. } => "terminate",
+            Self::Block(block) => block.kind.word(),
         }
     }
 }
@@ -135,6 +188,17 @@ pub enum JoinRule {
     Count(u32),
 }
 
+impl JoinRule {
+    /// As it is written; none for the usual rule.
+    fn to_value(self) -> Option<Value> {
+        match self {
+            Self::All => None,
+            Self::Any => Some(json!("any")),
+            Self::Count(count) => Some(json!(count)),
+        }
+    }
+}
+
 /// Which ending of its node takes an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum On {
@@ -145,6 +209,8 @@ pub enum On {
     Failure,
     /// The node completed or gave up; not when it was skipped.
     Always,
+    /// The time of a `wait` or an `approval` was over; then no edge on failure is taken, if there is one of these.
+    Timeout,
 }
 
 impl On {
@@ -154,6 +220,7 @@ impl On {
             Self::Success => "success",
             Self::Failure => "failure",
             Self::Always => "always",
+            Self::Timeout => "timeout",
         }
     }
 }
@@ -180,9 +247,9 @@ pub struct EdgeDefinition {
 impl Definition {
     /// Reads and checks a definition; all problems at once.
     pub fn from_json(value: &Value) -> Result<Self, Problems> {
-        let mut problems = Vec::new();
-        let Some(definition) = parse::definition(value, &mut problems) else {
-            return Err(Problems(problems));
+        let (definition, mut problems) = parse::definition(value);
+        let Some(definition) = definition else {
+            return Err(Problems::of(problems));
         };
         if let Err(more) = crate::check::check(&definition) {
             problems.extend(more.0);
@@ -205,6 +272,23 @@ impl Definition {
         Value::Object(map)
     }
 
+    /// How large it is, all bodies included.
+    pub fn size(&self) -> Size {
+        let mut size = Size { nodes: self.nodes.len(), edges: self.edges.len() };
+        let mut open = vec![self.nodes.as_slice()];
+        while let Some(nodes) = open.pop() {
+            for node in nodes {
+                let NodeType::Block(block) = &node.kind else { continue };
+                for (_, body) in block.kind.bodies() {
+                    size.nodes += body.nodes.len();
+                    size.edges += body.edges.len();
+                    open.push(&body.nodes);
+                }
+            }
+        }
+        size
+    }
+
     /// SHA-256 of the canonical JSON with sorted keys, in lowercase hexadecimal. Equal hashes mean the same
     /// version.
     pub fn content_hash(&self) -> String {
@@ -218,7 +302,7 @@ impl NodeDefinition {
     /// A task with the default timeout, retry policy, queue, input and join.
     pub fn task(id: &str, handler: &str) -> Self {
         let kind = NodeType::Task { handler: handler.to_owned(), timeout: None, retry: None };
-        Self { id: id.to_owned(), kind, input: None, queue: None, join: JoinRule::All }
+        Self { id: id.to_owned(), kind, input: None, queue: None, join: JoinRule::All, on_error: OnError::Fail }
     }
 
     fn to_value(&self) -> Value {
@@ -252,18 +336,19 @@ impl NodeDefinition {
                 let error = error.as_ref().map(|(name, message)| json!({"name": name, "message": message}));
                 put(&mut map, "error", &error);
             }
+            NodeType::Wait(wait) => wait.write(&mut map),
+            NodeType::Approval(approval) => approval.write(&mut map),
+            NodeType::Block(block) => block.write(&mut map),
         }
         put(&mut map, "input", &self.input);
         put(&mut map, "queue", &self.queue);
-        match self.join {
-            JoinRule::All => {}
-            JoinRule::Any => {
-                map.insert("join".to_owned(), json!("any"));
-            }
-            JoinRule::Count(count) => {
-                map.insert("join".to_owned(), json!(count));
-            }
-        }
+        put(&mut map, "join", &self.join.to_value());
+        let on_error = match &self.on_error {
+            OnError::Fail => None,
+            OnError::Fallback(output) => Some(json!({"fallback": output})),
+            other => Some(json!(other.word())),
+        };
+        put(&mut map, "on_error", &on_error);
         Value::Object(map)
     }
 }

@@ -28,6 +28,8 @@ pub const LOST: &str = "lost";
 pub const CANCELED: &str = "canceled";
 /// A `delay` node's template gave no duration or time.
 pub const DELAY_INVALID: &str = "delay_invalid";
+/// A `wait` node's template gave no name of a signal, or no duration.
+pub const WAIT_INVALID: &str = "wait_invalid";
 
 /// The longest message in bytes; longer ones are cut and end in an ellipsis.
 pub const MAX_MESSAGE: usize = 8 * 1024;

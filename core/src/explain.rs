@@ -14,12 +14,12 @@ use uuid::Uuid;
 use crate::graph::END;
 use crate::inspect::{self, NodeState, StepView, WORKER_SILENT_SECONDS, WorkerView, word};
 use crate::run::SHARD;
-use crate::state::{Outcome, RunState};
+use crate::state::{Outcome, RunState, StepState};
 
 mod answer;
 mod text;
 
-pub use answer::{Delay, Delayed, Explanation, Held, Join, Predecessor, Ready, Work};
+pub use answer::{Delay, Delayed, Explanation, Held, Join, Predecessor, Ready, Waiting, Work};
 
 /// At most this many step jobs, joins and predecessors are named; the totals say how many there are.
 pub const MAX_SHOWN: i64 = 20;
@@ -50,12 +50,16 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
     let ready = query(include_str!("../sql/explain/ready.sql"), run_id).bind(MAX_SHOWN).bind(MAX_AHEAD);
     let (mut ready, ready_total) = shown(&ready.fetch_all(&mut *conn).await?, ready_row)?;
     let delayed = query(include_str!("../sql/explain/delayed.sql"), run_id).bind(MAX_SHOWN);
-    let (delayed, delayed_total) = shown(&delayed.fetch_all(&mut *conn).await?, |row| delayed_row(row, state, run_at))?;
+    let (mut delayed, delayed_total) =
+        shown(&delayed.fetch_all(&mut *conn).await?, |row| delayed_row(row, state, run_at))?;
     let held = query(include_str!("../sql/explain/held.sql"), run_id).bind(MAX_SHOWN).bind(WORKER_SILENT_SECONDS);
-    let (held, held_total) = shown(&held.fetch_all(&mut *conn).await?, |row| held_row(row, now))?;
+    let (mut held, held_total) = shown(&held.fetch_all(&mut *conn).await?, |row| held_row(row, now))?;
+
+    let waiting = query(include_str!("../sql/explain/waiting.sql"), run_id).bind(MAX_SHOWN);
+    let (mut waiting, waiting_total) = shown(&waiting.fetch_all(&mut *conn).await?, waiting_row)?;
 
     let steps = inspect::steps(conn, run_id).await?;
-    let stuck = !state.has_ended() && ready_total + delayed_total + held_total == 0;
+    let stuck = !state.has_ended() && ready_total + delayed_total + held_total + waiting_total == 0;
     let (mut joins, mut joins_total, mut problems, mut lost) = (Vec::new(), 0, Vec::new(), Vec::new());
     if !state.has_ended() {
         joins = joins_of(conn, run_id, version_id, &steps).await?;
@@ -68,7 +72,16 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
         }
     }
     if stuck {
-        lost = broken_off(conn, version_id, &steps).await?;
+        lost = broken_off(conn, run_id, version_id, &steps).await?;
+    }
+    let places = ready.iter_mut().map(|step| (step.frame, &mut step.within));
+    let places = places.chain(delayed.iter_mut().map(|step| (step.frame, &mut step.within)));
+    let places = places.chain(held.iter_mut().map(|step| (step.frame, &mut step.within)));
+    let places = places.chain(waiting.iter_mut().map(|step| (step.frame, &mut step.within)));
+    let places: Vec<_> = places.chain(joins.iter_mut().map(|join| (join.frame, &mut join.within))).collect();
+    let known = inspect::within(conn, run_id, places.iter().map(|(frame, _)| *frame)).await?;
+    for (frame, within) in places {
+        *within = known.get(&frame).cloned();
     }
     Ok(Some(Explanation {
         run_id,
@@ -86,6 +99,8 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
         ready_total,
         delayed,
         delayed_total,
+        waiting,
+        waiting_total,
         held,
         held_total,
         joins,
@@ -110,6 +125,7 @@ fn ready_row(row: &PgRow) -> Result<Ready, sqlx::Error> {
     Ok(Ready {
         node: row.try_get("node")?,
         frame: row.try_get("frame")?,
+        within: None,
         work: Work::from_kind(row.try_get("kind")?),
         attempt: row.try_get("attempt")?,
         queue: row.try_get("queue")?,
@@ -128,6 +144,7 @@ fn delayed_row(row: &PgRow, run: RunState, run_at: Option<DateTime<Utc>>) -> Res
     let last: Option<i16> = row.try_get("last_outcome")?;
     let delay = match last {
         _ if work == Work::Wake => Delay::DelayNode,
+        _ if row.try_get::<&str, _>("node")? == "(timeout)" => Delay::Timeout,
         Some(outcome) if outcome == Outcome::Failed.code() => Delay::Backoff {
             after_attempt: row.try_get("last_attempt")?,
             failed_at: row.try_get("last_finished_at")?,
@@ -140,6 +157,7 @@ fn delayed_row(row: &PgRow, run: RunState, run_at: Option<DateTime<Utc>>) -> Res
     Ok(Delayed {
         node: row.try_get("node")?,
         frame: row.try_get("frame")?,
+        within: None,
         work,
         attempt: row.try_get("attempt")?,
         queue: row.try_get("queue")?,
@@ -149,11 +167,25 @@ fn delayed_row(row: &PgRow, run: RunState, run_at: Option<DateTime<Utc>>) -> Res
     })
 }
 
+fn waiting_row(row: &PgRow) -> Result<Waiting, sqlx::Error> {
+    Ok(Waiting {
+        node: row.try_get("node")?,
+        frame: row.try_get("frame")?,
+        within: None,
+        attempt: row.try_get("attempt")?,
+        signals: row.try_get("names")?,
+        since: row.try_get("since")?,
+        until: row.try_get("due_at")?,
+        untaken: row.try_get("untaken")?,
+    })
+}
+
 fn held_row(row: &PgRow, now: DateTime<Utc>) -> Result<Held, sqlx::Error> {
     let lease_until = row.try_get("expires_at")?;
     Ok(Held {
         node: row.try_get("node")?,
         frame: row.try_get("frame")?,
+        within: None,
         work: Work::from_kind(row.try_get("kind")?),
         attempt: row.try_get("attempt")?,
         claimed_at: row.try_get("claimed_at")?,
@@ -168,32 +200,61 @@ fn held_row(row: &PgRow, now: DateTime<Utc>) -> Result<Held, sqlx::Error> {
     })
 }
 
-/// The joins that have begun to count and still miss in-edges.
+/// The joins that have begun to count and still miss in-edges, and the blocks that still miss iterations.
 async fn joins_of(
     conn: &mut PgConnection,
     run_id: Uuid,
     version_id: i32,
     steps: &[StepView],
 ) -> Result<Vec<Join>, sqlx::Error> {
-    let joins: Vec<(i32, Join)> = query(include_str!("../sql/explain/joins.sql"), run_id)
+    let counted: Vec<Counted> = query(include_str!("../sql/explain/joins.sql"), run_id)
         .bind(version_id)
-        .try_map(|row: PgRow| Ok((row.try_get("number")?, join_row(&row)?)))
+        .try_map(|row: PgRow| counted(&row))
         .fetch_all(&mut *conn)
         .await?;
-    let numbers: Vec<i32> = joins.iter().map(|(number, _)| *number).collect();
-    let in_edges: Vec<(i32, i32)> = sqlx::query_as(include_str!("../sql/explain/in_edges.sql"))
+    let numbers: Vec<i32> = counted.iter().map(|join| join.number).filter(|number| *number >= 0).collect();
+    let ends = counted.iter().filter(|join| join.number == END).filter_map(|join| join.body);
+    let in_edges: Vec<(i32, i32, i32)> = sqlx::query_as(include_str!("../sql/explain/in_edges.sql"))
         .bind(version_id)
         .bind(&numbers)
+        .bind(ends.collect::<Vec<i32>>())
+        .persistent(false)
+        .fetch_all(&mut *conn)
+        .await?;
+    let blocks: Vec<i32> = counted.iter().filter(|join| join.counts_iterations()).map(|join| join.join.frame).collect();
+    let iterations: Vec<(i32, String)> = sqlx::query_as(include_str!("../sql/explain/iterations.sql"))
+        .bind(SHARD)
+        .bind(run_id)
+        .bind(&blocks)
+        .bind(MAX_SHOWN)
         .persistent(false)
         .fetch_all(conn)
         .await?;
-    Ok(waiting(joins, &in_edges, steps))
+    Ok(waiting(counted, &in_edges, &iterations, steps))
 }
 
-fn join_row(row: &PgRow) -> Result<Join, sqlx::Error> {
-    Ok(Join {
+/// A join and what tells which in-edges it has.
+struct Counted {
+    /// Its node.
+    number: i32,
+    /// The graph it is part of; none where it counts iterations.
+    body: Option<i32>,
+    /// How many iterations there are.
+    iterations: Option<i32>,
+    join: Join,
+}
+
+impl Counted {
+    fn counts_iterations(&self) -> bool {
+        self.number == END && self.body.is_none()
+    }
+}
+
+fn counted(row: &PgRow) -> Result<Counted, sqlx::Error> {
+    let join = Join {
         node: row.try_get("node")?,
         frame: row.try_get("frame")?,
+        within: None,
         need: row.try_get("need")?,
         in_edges: 0,
         resolved: row.try_get("resolved")?,
@@ -201,24 +262,47 @@ fn join_row(row: &PgRow) -> Result<Join, sqlx::Error> {
         fired: false,
         waits_for: Vec::new(),
         waits_for_total: 0,
+    };
+    Ok(Counted {
+        number: row.try_get("number")?,
+        body: row.try_get("body")?,
+        iterations: row.try_get("iterations")?,
+        join,
     })
 }
 
-/// Fills in what each join waits for, and leaves out those that wait for nothing.
-fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView]) -> Vec<Join> {
-    let mut sources: HashMap<i32, Vec<i32>> = HashMap::new();
-    for (node, source) in in_edges {
-        sources.entry(*node).or_default().push(*source);
+/// Fills in what each join waits for, and leaves out those that wait for nothing. `in_edges`: body, join, predecessor. `iterations`: those that go on,
+/// with the frames of their blocks.
+fn waiting(
+    joins: Vec<Counted>,
+    in_edges: &[(i32, i32, i32)],
+    iterations: &[(i32, String)],
+    steps: &[StepView],
+) -> Vec<Join> {
+    let mut sources: HashMap<(i32, i32), Vec<i32>> = HashMap::new();
+    for (body, node, source) in in_edges {
+        sources.entry((*body, *node)).or_default().push(*source);
     }
     let steps: HashMap<(i32, i32), &StepView> = steps.iter().map(|step| ((step.frame, step.number), step)).collect();
-    let joins = joins.into_iter().filter_map(|(number, mut join)| {
-        let tokens = sources.get(&number).map_or(&[][..], Vec::as_slice);
-        join.in_edges = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
-        (join.resolved < join.in_edges).then_some((number, join, tokens))
+    let joins = joins.into_iter().filter_map(|mut counted| {
+        let tokens = counted.body.and_then(|body| sources.get(&(body, counted.number))).map_or(&[][..], Vec::as_slice);
+        let edges = counted.iterations.filter(|_| counted.body.is_none());
+        let join = &mut counted.join;
+        join.in_edges = edges.unwrap_or_else(|| i32::try_from(tokens.len()).unwrap_or(i32::MAX));
+        (join.resolved < join.in_edges).then_some((counted, tokens))
     });
     let joins: Vec<_> = joins.collect();
-    let counting: HashSet<i32> = joins.iter().map(|(number, ..)| *number).collect();
-    let waiting = joins.into_iter().map(|(number, mut join, tokens)| {
+    let counting: HashSet<(i32, i32)> = joins.iter().map(|(of, _)| (of.join.frame, of.number)).collect();
+    let waiting = joins.into_iter().map(|(counted, tokens)| {
+        let goes_on = counted.counts_iterations();
+        let Counted { number, mut join, .. } = counted;
+        if goes_on {
+            let named = iterations.iter().filter(|(frame, _)| *frame == join.frame);
+            let running = NodeState::Step(StepState::Running);
+            join.waits_for = named.map(|(_, node)| Predecessor { node: node.clone(), state: running }).collect();
+            join.waits_for_total = usize::try_from(join.in_edges - join.resolved).unwrap_or(0);
+            return join;
+        }
         join.fired = steps.get(&(join.frame, number)).is_some_and(|step| step.state != NodeState::Pending);
         let mut named = HashSet::new();
         for source in tokens.iter().filter(|source| named.insert(**source)) {
@@ -226,7 +310,7 @@ fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView])
                 continue;
             };
             // the end waits for an early join until that has counted all its own in-edges
-            if step.state.has_ended() && !(number == END && counting.contains(source)) {
+            if step.state.has_ended() && !(number == END && counting.contains(&(join.frame, *source))) {
                 continue;
             }
             join.waits_for_total += 1;
@@ -240,17 +324,30 @@ fn waiting(joins: Vec<(i32, Join)>, in_edges: &[(i32, i32)], steps: &[StepView])
 }
 
 /// The nodes of a stuck run that should have a step by now.
-async fn broken_off(conn: &mut PgConnection, version_id: i32, steps: &[StepView]) -> Result<Vec<String>, sqlx::Error> {
-    let numbers = |wanted: fn(NodeState) -> bool| -> Vec<i32> {
-        steps.iter().filter(|step| wanted(step.state)).map(|step| step.number).collect()
+async fn broken_off(
+    conn: &mut PgConnection,
+    run_id: Uuid,
+    version_id: i32,
+    steps: &[StepView],
+) -> Result<Vec<String>, sqlx::Error> {
+    let places = |wanted: fn(NodeState) -> bool| -> (Vec<i32>, Vec<i32>) {
+        steps.iter().filter(|step| wanted(step.state)).map(|step| (step.frame, step.number)).unzip()
     };
-    sqlx::query_scalar(include_str!("../sql/explain/lost.sql"))
+    let (ended, pending) = (places(NodeState::has_ended), places(|state| state == NodeState::Pending));
+    let lost: Vec<(i32, String)> = sqlx::query_as(include_str!("../sql/explain/lost.sql"))
+        .bind(SHARD)
+        .bind(run_id)
         .bind(version_id)
-        .bind(numbers(NodeState::has_ended))
-        .bind(numbers(|state| state == NodeState::Pending))
+        .bind(ended.0)
+        .bind(ended.1)
+        .bind(pending.0)
+        .bind(pending.1)
         .persistent(false)
-        .fetch_all(conn)
-        .await
+        .fetch_all(&mut *conn)
+        .await?;
+    let within = inspect::within(conn, run_id, lost.iter().map(|(frame, _)| *frame)).await?;
+    let place = |(frame, node): &(i32, String)| inspect::place(node, *frame, within.get(frame).map(String::as_str));
+    Ok(lost.iter().map(place).collect())
 }
 
 /// What no live worker does although a step job needs it, each said once.

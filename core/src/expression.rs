@@ -42,10 +42,24 @@ pub enum Reference {
     Output(String),
     /// `nodes.<id>.error`.
     Failure(String),
-    /// `error`: of the node an edge leaves, or of a node's only predecessor.
+    /// `error`: of the node an edge leaves, of a node's only predecessor, or, in an entry node of a `catch`, the
+    /// caught one.
     Error,
     /// `input`: the node's own input.
     Input,
+    /// `signal.name`: of the signal that a `match` is asked about.
+    SignalName,
+    /// `signal.payload`: what came with it.
+    SignalPayload,
+    /// `item`: of the nearest `foreach` around.
+    Item,
+    /// `index`: the number of that item.
+    Index,
+    /// What a frame was given: `frame.input` is that of the nearest body around, `frames.<block>.input` that of the
+    /// block with this id around.
+    FrameInput(Option<String>),
+    /// The number of a frame: `frame.index` or `frames.<block>.index`.
+    FrameIndex(Option<String>),
 }
 
 impl fmt::Display for Reference {
@@ -60,6 +74,14 @@ impl fmt::Display for Reference {
             Self::Failure(id) => write!(f, "nodes.{id}.error"),
             Self::Error => f.write_str("error"),
             Self::Input => f.write_str("input"),
+            Self::SignalName => f.write_str("signal.name"),
+            Self::SignalPayload => f.write_str("signal.payload"),
+            Self::Item => f.write_str("item"),
+            Self::Index => f.write_str("index"),
+            Self::FrameInput(None) => f.write_str("frame.input"),
+            Self::FrameInput(Some(id)) => write!(f, "frames.{id}.input"),
+            Self::FrameIndex(None) => f.write_str("frame.index"),
+            Self::FrameIndex(Some(id)) => write!(f, "frames.{id}.index"),
         }
     }
 }

@@ -3,8 +3,11 @@
 //! It is immutable and shared as an `Arc`. What a node needs to be decided is known here, so that values are read
 //! ahead in one statement. What follows from an ended node is in `successor`.
 
+mod block;
 mod compile;
+mod on_error;
 mod values;
+mod wait;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,8 +18,11 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 pub use crate::definition::{On, Problem, Problems};
+pub use block::{Block, BlockKind, BodyNumber};
+pub use on_error::{GivesUp, OnError};
 pub(crate) use values::Extra;
-pub use values::{Delay, NodeResult, RunFacts, Termination, Values};
+pub use values::{Bounds, Delay, FrameFacts, NodeResult, RunFacts, Termination, Values};
+pub use wait::{Announcement, Signal, Verdict, timed_out};
 
 use crate::check::Program;
 use crate::definition::Definition;
@@ -27,8 +33,22 @@ use crate::retry::RetryPolicy;
 pub type NodeNumber = i32;
 /// The engine's node that makes all entry nodes ready, when there are several.
 pub const START: NodeNumber = -1;
-/// The engine's node that ends a run with several things to wait for.
+/// The engine's node that ends a run or a frame with several things to wait for.
 pub const END: NodeNumber = -2;
+/// The engine's node of a block that runs its bodies at once: a join of those that failed.
+pub const FAILURES: NodeNumber = -3;
+/// The engine's node that opens more iterations of a block.
+pub const OPEN: NodeNumber = -4;
+/// The engine's node that says what a block does after one of its bodies.
+pub const NEXT: NodeNumber = -5;
+/// The engine's node that ends a block whose time is over.
+pub const TIMEOUT: NodeNumber = -6;
+/// The engine's node that a sent signal makes, in frame 0: it has those looked for that may have waited for it.
+pub const DELIVER: NodeNumber = -7;
+/// The engine's node of a waiting step, in its frame: it looks for a signal that is there. Its number (`attempt`) is the node's that waits.
+pub const LOOK: NodeNumber = -8;
+/// The engine's node that ends a wait whose time is over. Its number is the node's that waits.
+pub const TIME_UP: NodeNumber = -9;
 
 /// A compiled version of a workflow.
 pub struct Graph {
@@ -36,14 +56,57 @@ pub struct Graph {
     nodes: Vec<Node>,
     edges: Vec<Edge>,
     numbers: HashMap<Arc<str>, NodeNumber>,
+    /// The run's own graph, then the bodies of blocks.
+    bodies: Vec<Body>,
+    input_schema: Option<(Value, Validator)>,
+}
+
+/// One graph of a version: the run's own, or a body of a block.
+#[derive(Debug)]
+pub struct Body {
+    /// The block that holds it; none for the run's own.
+    pub block: Option<NodeNumber>,
+    /// The body that holds that block.
+    pub around: BodyNumber,
     entries: Vec<NodeNumber>,
     sinks: Vec<NodeNumber>,
-    /// Things whose resolution ends a run: sinks and early-firing joins.
+    /// Things whose resolution ends it: sinks and early-firing joins.
     open_ends: i32,
     chain: bool,
-    input_schema: Option<(Value, Validator)>,
     output: Option<Template>,
     end_needs: Needs,
+}
+
+impl Body {
+    /// The nodes to which no edge leads.
+    pub fn entries(&self) -> &[NodeNumber] {
+        &self.entries
+    }
+
+    /// The nodes from which no edge leads.
+    pub fn sinks(&self) -> &[NodeNumber] {
+        &self.sinks
+    }
+
+    /// True if nothing else of its instance can be out when one of its nodes ends.
+    pub fn is_chain(&self) -> bool {
+        self.chain
+    }
+
+    /// True if [`END`] ends it: its end is a join of several things, or its output is a template, for whose values a step of its own reads.
+    pub fn end_needed(&self) -> bool {
+        self.open_ends > 1 || self.output.is_some()
+    }
+
+    /// How its ends are counted, when [`END`] is needed.
+    pub fn end_join(&self) -> Option<Join> {
+        self.end_needed().then_some(Join { indegree: self.open_ends, need: -1 })
+    }
+
+    /// What [`Graph::body_output`] reads.
+    pub fn end_needs(&self) -> &Needs {
+        &self.end_needs
+    }
 }
 
 /// A node of a compiled version.
@@ -57,6 +120,8 @@ pub struct Node {
     pub queue: Arc<str>,
     /// What it does.
     pub kind: NodeKind,
+    /// The body it belongs to.
+    pub body: BodyNumber,
     input: Option<Template>,
     program: Program,
     needs: Needs,
@@ -65,6 +130,8 @@ pub struct Node {
     /// Edges that leave it.
     pub(crate) outgoing: Vec<usize>,
     join: Option<Join>,
+    /// What its giving up means.
+    pub on_error: OnError,
     /// All its edges are taken whenever it completes.
     pub(crate) plain: bool,
 }
@@ -83,6 +150,14 @@ impl Node {
         }
     }
 
+    /// What it does with its bodies, if it is a block.
+    pub fn block(&self) -> Option<&Block> {
+        match &self.kind {
+            NodeKind::Block(block) => Some(block),
+            _ => None,
+        }
+    }
+
     /// True for nodes that the lane decides itself.
     pub fn is_engine_own(&self) -> bool {
         !matches!(self.kind, NodeKind::Task { .. })
@@ -95,7 +170,7 @@ impl Node {
 }
 
 /// What a node does.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum NodeKind {
     /// Runs a handler.
     Task {
@@ -112,8 +187,15 @@ pub enum NodeKind {
     Delay,
     /// Fails: [`Graph::failure`].
     Fail,
+    /// Waits for a signal: [`Graph::announcement`], [`Graph::judge`], [`Graph::taken`].
+    Wait {
+        /// It is an `approval`.
+        approval: bool,
+    },
     /// Ends the run: [`Graph::termination`].
     Terminate,
+    /// Holds bodies: what it does with them is in `frame`.
+    Block(Box<Block>),
 }
 
 impl NodeKind {
@@ -123,8 +205,11 @@ impl NodeKind {
             Self::Task { .. } => "task",
             Self::Set => "set",
             Self::Delay => "delay",
+            Self::Wait { approval: false } => "wait",
+            Self::Wait { approval: true } => "approval",
             Self::Fail => "fail",
             Self::Terminate => "terminate",
+            Self::Block(block) => block.kind.word(),
         }
     }
 }
@@ -225,19 +310,29 @@ impl Graph {
         &self.edges
     }
 
-    /// The nodes to which no edge leads.
-    pub fn entries(&self) -> &[NodeNumber] {
-        &self.entries
+    /// The run's own graph, then the bodies of blocks, each after the body that holds it.
+    pub fn bodies(&self) -> &[Body] {
+        &self.bodies
     }
 
-    /// The nodes from which no edge leads.
+    /// A body; `None` for unknown numbers.
+    pub fn body(&self, number: BodyNumber) -> Option<&Body> {
+        self.bodies.get(number)
+    }
+
+    /// The entry nodes of the run's own graph.
+    pub fn entries(&self) -> &[NodeNumber] {
+        self.bodies.first().map_or(&[], Body::entries)
+    }
+
+    /// The sinks of the run's own graph.
     pub fn sinks(&self) -> &[NodeNumber] {
-        &self.sinks
+        self.bodies.first().map_or(&[], Body::sinks)
     }
 
     /// The node whose step starts a run: the entry node when there is just one, else [`START`].
     pub fn first_node(&self) -> NodeNumber {
-        match self.entries.as_slice() {
+        match self.entries() {
             [only] => *only,
             _ => START,
         }
@@ -256,26 +351,32 @@ impl Graph {
         self.input_schema.as_ref().map(|(schema, _)| schema)
     }
 
-    /// True if nothing else of a run can be out when one of its nodes ends.
+    /// True if nothing else of a run can be out when one of its nodes ends: it is a chain without blocks.
     pub fn is_chain(&self) -> bool {
-        self.chain
+        self.bodies.first().is_some_and(Body::is_chain)
     }
 
-    /// How the edges to `number` are counted: for nodes with several, and for [`END`] when it is needed.
+    /// How the edges to a node are counted, for nodes with several.
     pub fn join(&self, number: NodeNumber) -> Option<Join> {
-        if number == END {
-            return self.end_needed().then_some(Join { indegree: self.open_ends, need: -1 });
-        }
         self.node(number)?.join
     }
 
-    /// True if [`END`] ends a run: its end is a join of several things, or its output is a template, for whose values a step of its own reads.
-    pub fn end_needed(&self) -> bool {
-        self.open_ends > 1 || self.output.is_some()
+    /// The body to which a node belongs: the run's own graph for the engine's own nodes and unknown numbers.
+    pub fn body_around(&self, number: NodeNumber) -> Option<&Body> {
+        self.body(self.node(number).map_or(0, |node| node.body))
     }
 
-    /// What [`run_output`](Self::run_output) reads.
-    pub fn end_needs(&self) -> &Needs {
-        &self.end_needs
+    /// The body that a frame is an instance of; `None` for an instance of a block that is no body itself.
+    pub fn body_of(&self, frame: &FrameFacts) -> Option<BodyNumber> {
+        let block = self.node(frame.block)?.block()?;
+        block.bodies.get(block.kind.place(frame.iteration)?).copied()
+    }
+
+    /// The frame, among these around a step, in which a node's steps are: 0 for the run's own graph.
+    pub fn frame_of(&self, node: NodeNumber, frames: &[FrameFacts]) -> Option<i32> {
+        match self.node(node)?.body {
+            0 => Some(0),
+            body => frames.iter().rev().find(|frame| self.body_of(frame) == Some(body)).map(|frame| frame.frame),
+        }
     }
 }

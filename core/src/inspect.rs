@@ -140,6 +140,8 @@ pub struct StepView {
     pub number: i32,
     /// The frame it runs in; 0 is the run's own graph.
     pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
     /// Its type: `task`, `set`, `delay` and so on.
     #[serde(rename = "type")]
     pub node_type: String,
@@ -151,9 +153,9 @@ pub struct StepView {
     pub state: NodeState,
     /// The number of the try it is at, or ended with; 0 when it never ran.
     pub attempts: i32,
-    /// Ready or running: since when. Ended: when. Delayed: when the last attempt ended, or the run began.
+    /// Ready, waiting or running: since when. Ended: when. Delayed: when the last attempt ended, or the run began.
     pub since: Option<DateTime<Utc>>,
-    /// Delayed: when it is due. Running: when its lease expires.
+    /// Delayed: when it is due. Waiting: when its time is over. Running: when its lease expires.
     pub until: Option<DateTime<Utc>>,
     /// Who holds it or ended it, while that worker is known.
     pub worker: Option<String>,
@@ -166,12 +168,14 @@ pub struct StepView {
 /// One recorded attempt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AttemptView {
-    /// The node's id; `(start)` and `(end)` are the engine's own.
+    /// The node's id; `(start)`, `(end)` and the like are the engine's own.
     pub node: String,
     /// Its number within the version.
     pub number: i32,
     /// The frame it ran in.
     pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
     /// From 1; 0 is the record of a skipped node.
     pub attempt: i32,
     /// How it ended.
@@ -197,7 +201,7 @@ pub struct AttemptView {
 /// How many nodes of a run stand where; they add up to `nodes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Nodes of the run's version.
+    /// Nodes of the run's own graph, and of the bodies of blocks in each live instance; of an instance that ended, those that came to something.
     pub nodes: i64,
     /// Not decided yet; of an ended run, never reached.
     pub pending: i64,
@@ -205,6 +209,8 @@ pub struct Counts {
     pub ready: i64,
     /// Due later.
     pub delayed: i64,
+    /// Waiting for a signal.
+    pub waiting: i64,
     /// Held by a lane.
     pub running: i64,
     /// Completed.
@@ -295,7 +301,7 @@ pub async fn show(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<RunVie
 
 /// Where each node of the run stands, in the order of the definition; empty if there is no such run.
 pub async fn steps(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<StepView>, sqlx::Error> {
-    sqlx::query(include_str!("../sql/inspect/steps.sql"))
+    let mut steps = sqlx::query(include_str!("../sql/inspect/steps.sql"))
         .bind(SHARD)
         .bind(run_id)
         .persistent(false)
@@ -304,6 +310,7 @@ pub async fn steps(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<StepView
                 node: row.try_get("node")?,
                 number: row.try_get("number")?,
                 frame: row.try_get("frame")?,
+                within: None,
                 node_type: row.try_get("type")?,
                 handler: row.try_get("handler")?,
                 queue: row.try_get("queue")?,
@@ -316,13 +323,18 @@ pub async fn steps(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<StepView
                 error: row.try_get("error")?,
             })
         })
-        .fetch_all(conn)
-        .await
+        .fetch_all(&mut *conn)
+        .await?;
+    let places = within(conn, run_id, steps.iter().map(|of| of.frame)).await?;
+    for of in &mut steps {
+        of.within = places.get(&of.frame).cloned();
+    }
+    Ok(steps)
 }
 
 /// Every recorded attempt of the run, in the order they ended; empty if there is none.
 pub async fn attempts(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<AttemptView>, sqlx::Error> {
-    sqlx::query(include_str!("../sql/inspect/attempts.sql"))
+    let mut attempts = sqlx::query(include_str!("../sql/inspect/attempts.sql"))
         .bind(SHARD)
         .bind(run_id)
         .persistent(false)
@@ -331,6 +343,7 @@ pub async fn attempts(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<Attem
                 node: row.try_get("node")?,
                 number: row.try_get("number")?,
                 frame: row.try_get("frame")?,
+                within: None,
                 attempt: row.try_get("attempt")?,
                 outcome: Outcome::from_code(row.try_get("outcome")?).map_err(|e| undecodable("outcome", e))?,
                 enqueued_at: row.try_get("enqueued_at")?,
@@ -343,8 +356,45 @@ pub async fn attempts(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<Attem
                 error: row.try_get("error")?,
             })
         })
+        .fetch_all(&mut *conn)
+        .await?;
+    let places = within(conn, run_id, attempts.iter().map(|of| of.frame)).await?;
+    for of in &mut attempts {
+        of.within = places.get(&of.frame).cloned();
+    }
+    Ok(attempts)
+}
+
+/// Where these frames of the run are: the iterations of blocks around each and its own, the outermost first, such as `each[3] > retry[2]`. The run's own
+/// graph, and frames that are not kept, are left out.
+pub(crate) async fn within(
+    conn: &mut PgConnection,
+    run_id: Uuid,
+    frames: impl Iterator<Item = i32>,
+) -> Result<HashMap<i32, String>, sqlx::Error> {
+    let mut frames: Vec<i32> = frames.filter(|frame| *frame > 0).collect();
+    if frames.is_empty() {
+        return Ok(HashMap::new());
+    }
+    frames.sort_unstable();
+    frames.dedup();
+    let rows: Vec<(i32, String)> = sqlx::query_as(include_str!("../sql/inspect/within.sql"))
+        .bind(SHARD)
+        .bind(run_id)
+        .bind(&frames)
+        .persistent(false)
         .fetch_all(conn)
-        .await
+        .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// A node with the iterations around it, or with its frame where those are not known.
+pub fn place(node: &str, frame: i32, within: Option<&str>) -> String {
+    match within {
+        Some(within) => format!("{within} > {node}"),
+        None if frame == 0 => node.to_owned(),
+        None => format!("{node} of frame {frame}"),
+    }
 }
 
 /// How many nodes of the run stand where; `None` if there is no such run.
@@ -367,6 +417,7 @@ pub async fn counts_many(conn: &mut PgConnection, run_ids: &[Uuid]) -> Result<Ha
                 pending: nodes.saturating_sub(known),
                 ready: row.try_get("ready")?,
                 delayed: row.try_get("delayed")?,
+                waiting: row.try_get("waiting")?,
                 running: row.try_get("running")?,
                 completed: row.try_get("completed")?,
                 failed: row.try_get("failed")?,

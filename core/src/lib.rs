@@ -9,9 +9,11 @@ pub mod definition;
 pub mod duration;
 pub mod error;
 pub mod expression;
+pub mod frame;
 pub mod graph;
 pub mod payload;
 pub mod retry;
+pub mod signal;
 pub mod state;
 pub mod successor;
 

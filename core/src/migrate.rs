@@ -50,6 +50,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("run", "start_run"),
     function!("run", "close_run"),
     function!("prune", "prune_runs"),
+    function!("cycle", "cycle_2"),
     function!("cycle", "cycle"),
     function!("cycle", "recover"),
     function!("cycle", "promote"),
@@ -61,6 +62,13 @@ pub const FUNCTIONS: &[Function] = &[
     function!("cycle", "complete_in"),
     function!("results", "read_inputs"),
     function!("results", "step_results"),
+    function!("results", "read_frames"),
+    function!("results", "read_instances"),
+    function!("results", "read_iterations"),
+    function!("signal", "signal"),
+    function!("signal", "read_waiters"),
+    function!("signal", "read_candidates"),
+    function!("signal", "read_woken"),
 ];
 
 /// The oldest Postgres that has all we use.

@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgExecutor;
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use crate::graph::{NodeNumber, NodeResult};
+use crate::error::StepError;
+use crate::frame::Child;
+use crate::graph::{FrameFacts, NodeNumber, NodeResult};
 use crate::payload::Payload;
 use crate::queue::SHARD;
-use crate::state::Outcome;
+use crate::state::{Outcome, RunState};
 
 /// One step of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,4 +93,155 @@ pub async fn since_first_attempt(
         Some((StepRef { run_id, frame, node }, since))
     };
     Ok(rows.into_iter().filter_map(since).collect())
+}
+
+/// Frames of one run.
+pub type FrameRef = (Uuid, i32);
+
+/// These frames with those around them, the outermost first; one that is gone is missing. Sends nothing when asked for nothing.
+pub async fn frames(
+    db: impl PgExecutor<'_>,
+    frames: &[FrameRef],
+) -> Result<HashMap<FrameRef, Arc<[FrameFacts]>>, sqlx::Error> {
+    if frames.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (runs, numbers): (Vec<Uuid>, Vec<i32>) = frames.iter().copied().unzip();
+    let rows = sqlx::query(include_str!("../sql/results/frames.sql")).bind(SHARD).bind(runs).bind(numbers);
+    let mut chains: HashMap<FrameRef, Vec<FrameFacts>> = HashMap::new();
+    for row in rows.fetch_all(db).await? {
+        let chain = chains.entry((row.try_get("run_id")?, row.try_get("of_frame")?)).or_default();
+        let around = chain.last().is_none_or(|frame| frame.live);
+        let bounds: Option<&str> = row.try_get("bounds")?;
+        let input: Option<&str> = row.try_get("input")?;
+        chain.push(FrameFacts {
+            frame: row.try_get("frame")?,
+            parent: row.try_get("parent")?,
+            block: row.try_get("node")?,
+            attempt: row.try_get("attempt")?,
+            iteration: row.try_get("iteration")?,
+            whole: row.try_get("whole")?,
+            failed: row.try_get("failed")?,
+            bounds: bounds.map(serde_json::from_str).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
+            input: input.map_or_else(Payload::null, |text| Payload::trusted(text.into())),
+            before: Vec::new(),
+            live: around && row.try_get("live")?,
+            created_at: row.try_get("created_at")?,
+        });
+    }
+    Ok(chains.into_iter().map(|(frame, chain)| (frame, chain.into())).collect())
+}
+
+/// An instance of a block, or of a body, as it stands in the tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instance {
+    /// What became of it.
+    pub child: Child,
+    /// Which attempt of the block.
+    pub attempt: i32,
+    /// Attempts of the block that failed before.
+    pub failed: i16,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+}
+
+/// These frames, each followed by those that led to it where that is asked for. Sends nothing when asked for nothing.
+pub async fn instances(
+    db: impl PgExecutor<'_>,
+    wanted: &[(FrameRef, bool)],
+) -> Result<Vec<Vec<Instance>>, sqlx::Error> {
+    let mut found = vec![Vec::new(); wanted.len()];
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    let rows = sqlx::query(include_str!("../sql/results/instances.sql"))
+        .bind(SHARD)
+        .bind(wanted.iter().map(|((run, _), _)| *run).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|((_, frame), _)| *frame).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|(_, before)| *before).collect::<Vec<_>>());
+    for row in rows.fetch_all(db).await? {
+        let input: Option<&str> = row.try_get("input")?;
+        let instance = Instance {
+            child: Child {
+                input: input.map(|text| Payload::trusted(text.into())),
+                before: row.try_get::<Option<Vec<i32>>, _>("before")?.unwrap_or_default(),
+                ..child(&row)?
+            },
+            attempt: row.try_get("attempt")?,
+            failed: row.try_get("failed")?,
+            created_at: row.try_get("created_at")?,
+        };
+        put(&mut found, row.try_get("of_instance")?, instance);
+    }
+    Ok(found)
+}
+
+/// The iterations of blocks that run their bodies at once, in order, as far as they have begun. Sends nothing when asked for nothing.
+pub async fn iterations(db: impl PgExecutor<'_>, wholes: &[FrameRef]) -> Result<Vec<Vec<Child>>, sqlx::Error> {
+    let mut found = vec![Vec::new(); wholes.len()];
+    if wholes.is_empty() {
+        return Ok(found);
+    }
+    let (runs, frames): (Vec<Uuid>, Vec<i32>) = wholes.iter().copied().unzip();
+    let rows = sqlx::query(include_str!("../sql/results/iterations.sql")).bind(SHARD).bind(runs).bind(frames);
+    for row in rows.fetch_all(db).await? {
+        put(&mut found, row.try_get("of_block")?, child(&row)?);
+    }
+    Ok(found)
+}
+
+/// Adds what belongs to the n-th of what was asked for, counted from 1.
+fn put<T>(found: &mut [Vec<T>], nth: i64, one: T) {
+    if let Some(list) = usize::try_from(nth - 1).ok().and_then(|place| found.get_mut(place)) {
+        list.push(one);
+    }
+}
+
+fn child(row: &PgRow) -> Result<Child, sqlx::Error> {
+    let payload = |name: &str| {
+        let text: Option<&str> = row.try_get(name)?;
+        Ok::<_, sqlx::Error>(text.map(|text| Payload::trusted(text.into())))
+    };
+    let (output, error) = (payload("output")?, payload("error")?);
+    Ok(Child {
+        frame: row.try_get("frame")?,
+        iteration: row.try_get("iteration")?,
+        result: match RunState::from_code(row.try_get("state")?).ok() {
+            Some(RunState::Completed) => Some(Ok(output.unwrap_or_else(Payload::null))),
+            Some(RunState::Failed) => error.as_ref().map(|error| Err(StepError::from_payload(error))),
+            _ => None,
+        },
+        input: None,
+        before: Vec::new(),
+        finished_at: row.try_get("finished_at")?,
+    })
+}
+
+/// The items of these chunks of blocks' frames, of a `foreach`. Sends nothing when asked for nothing.
+pub async fn chunks(
+    db: impl PgExecutor<'_>,
+    chunks: &[(Uuid, i32, i32)],
+) -> Result<HashMap<(Uuid, i32, i32), Payload>, sqlx::Error> {
+    if chunks.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<(Uuid, i32, i32, Option<String>)> = sqlx::query_as(include_str!("../sql/results/chunks.sql"))
+        .bind(SHARD)
+        .bind(chunks.iter().map(|chunk| chunk.0).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| chunk.1).collect::<Vec<_>>())
+        .bind(chunks.iter().map(|chunk| chunk.2).collect::<Vec<_>>())
+        .fetch_all(db)
+        .await?;
+    let found = rows
+        .into_iter()
+        .filter_map(|(run, frame, chunk, items)| Some(((run, frame, chunk), Payload::trusted(items?.into()))));
+    Ok(found.collect())
+}
+
+/// As many numbers for new frames as one call of [`draw_frames`] gives.
+pub const FRAMES_DRAWN: i32 = 1024;
+
+/// The first of [`FRAMES_DRAWN`] numbers for new frames, which are the caller's.
+pub async fn draw_frames(db: impl PgExecutor<'_>) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(include_str!("../sql/results/draw_frames.sql")).fetch_one(db).await
 }

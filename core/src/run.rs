@@ -50,8 +50,8 @@ pub enum Error {
         /// The version asked for.
         version: i64,
     },
-    /// The input is larger than the limit: pass a reference to the data instead.
-    #[error("the input has {bytes} bytes, the limit is {limit}: pass a reference to the data")]
+    /// The input, or the payload of a signal, is larger than the limit: pass a reference to the data instead.
+    #[error("the payload has {bytes} bytes, the limit is {limit}: pass a reference to the data")]
     PayloadTooLarge {
         /// Bytes of JSON text.
         bytes: u64,
@@ -86,6 +86,20 @@ pub enum Error {
     /// A key is 1 to [`MAX_KEY`] characters and has no U+0000.
     #[error("a key has 1 to {MAX_KEY} characters and none of them is U+0000, this one has {length} characters")]
     InvalidKey {
+        /// Its length in characters.
+        length: u64,
+    },
+    /// The run has ended: it takes no signals any more.
+    #[error("run {run_id} has ended: it takes no signals any more")]
+    RunEnded {
+        /// The run.
+        run_id: Uuid,
+    },
+    /// The name of a signal is 1 to 256 characters and has no U+0000.
+    #[error(
+        "the name of a signal has 1 to 256 characters and none of them is U+0000, this one has {length} characters"
+    )]
+    InvalidSignal {
         /// Its length in characters.
         length: u64,
     },
@@ -355,6 +369,9 @@ impl From<sqlx::Error> for Error {
             "LS004" => Self::InvalidPriority { priority: number("priority") },
             "LS005" => Self::KeyConflict { key: text("key"), run_id: text("run_id").parse().unwrap_or_default() },
             "LS006" => Self::InvalidKey { length: count("length") },
+            "LS010" => Self::NotFound { run_id: text("run_id").parse().unwrap_or_default() },
+            "LS011" => Self::RunEnded { run_id: text("run_id").parse().unwrap_or_default() },
+            "LS012" => Self::InvalidSignal { length: count("length") },
             "3F000" | "42883" | "42P01" => Self::SchemaMissing,
             _ => Self::Database(error),
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::error::StepError;
 use crate::expression::{Reference, Scope};
-use crate::graph::{END, Edge, Graph, Node, NodeNumber, NodeResult, On, Values};
+use crate::graph::{Body, END, Edge, Graph, Node, NodeNumber, NodeResult, On, Values};
 use crate::payload::Payload;
 
 /// How a node ended.
@@ -35,8 +35,8 @@ pub struct Consequences {
     pub arrivals: Vec<Arrival>,
     /// Nodes that do not run, each with its reason.
     pub skips: Vec<Skip>,
-    /// Set when the run ends with this.
-    pub end: Option<RunEnd>,
+    /// Set when the body, and with the run's own graph the run, ends with this.
+    pub end: Option<BodyEnd>,
 }
 
 /// Tokens that reached a join.
@@ -59,10 +59,10 @@ pub struct Skip {
     pub reason: String,
 }
 
-/// How a run ends.
+/// How a body ends.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RunEnd {
-    /// Its only sink is resolved; its output is [`Graph::run_output`].
+pub enum BodyEnd {
+    /// Its only sink is resolved; its output is [`Graph::body_output`].
     Completed,
     /// A step gave up and no edge takes that.
     Failed(StepError),
@@ -82,7 +82,7 @@ pub fn successor(
     let mut next = Consequences::default();
     match ending {
         Ending::Started => next.ready.extend(graph.entries()),
-        Ending::Rested => next.add(END, false, i32::from(graph.end_needed())),
+        Ending::Rested => next.add(END, false, i32::from(end_needed(graph, node))),
         Ending::Completed(_) | Ending::GaveUp(_) | Ending::Skipped => {
             if let Some(node) = graph.node(node) {
                 spread(graph, node, ending, values, &mut next)?;
@@ -109,7 +109,7 @@ fn spread(
                 next.take(graph, edge.to);
             }
             if node.outgoing.is_empty() {
-                next.resolve_sink(graph, true);
+                next.resolve_sink(graph, node.number, true);
             }
             return Ok(());
         }
@@ -118,7 +118,7 @@ fn spread(
             if let Ending::GaveUp(error) = ending
                 && !decided.contains(&Token::Taken)
             {
-                next.end = Some(RunEnd::Failed(error.clone()));
+                next.end = Some(BodyEnd::Failed(error.clone()));
                 return Ok(());
             }
             let mut skipped = Vec::new();
@@ -137,7 +137,7 @@ fn spread(
         Ending::Started | Ending::Rested => {}
     }
     if node.outgoing.is_empty() && !matches!(ending, Ending::Skipped) {
-        next.resolve_sink(graph, true);
+        next.resolve_sink(graph, node.number, true);
     }
     Ok(())
 }
@@ -161,16 +161,18 @@ fn decide(graph: &Graph, node: &Node, ending: Ending<'_>, values: &Values) -> Re
         NodeResult::Failed(error) => Some(error),
         NodeResult::Completed(_) => None,
     };
-    let extra = crate::graph::Extra { own: Some((node.number, &result)), error, input: None };
+    let extra = crate::graph::Extra { own: Some((node.number, &result)), error, ..crate::graph::Extra::default() };
     let find = |reference: &Reference| graph.find(reference, values, extra);
     let scope = Scope::new(&find);
     let edges = node.outgoing.iter().filter_map(|&edge| graph.edges().get(edge));
+    let timed_out = matches!(ending, Ending::GaveUp(error) if graph.takes_timeout(node.number, error));
     edges
         .map(|edge| {
             let chosen = match edge.on {
                 On::Success => completed,
-                On::Failure => !completed,
+                On::Failure => !completed && !timed_out,
                 On::Always => true,
+                On::Timeout => timed_out,
             };
             if !chosen {
                 return Ok(Token::NotOn);
@@ -219,16 +221,16 @@ impl Consequences {
                 self.leave(graph, edge, &mut skipped, || format!("{} was skipped", node.id));
             }
             if node.outgoing.is_empty() {
-                self.resolve_sink(graph, false);
+                self.resolve_sink(graph, node.number, false);
             }
         }
     }
 
-    fn resolve_sink(&mut self, graph: &Graph, taken: bool) {
-        if graph.end_needed() {
+    fn resolve_sink(&mut self, graph: &Graph, node: NodeNumber, taken: bool) {
+        if end_needed(graph, node) {
             self.add(END, taken, 1);
         } else {
-            self.end = Some(RunEnd::Completed);
+            self.end = Some(BodyEnd::Completed);
         }
     }
 
@@ -251,6 +253,11 @@ impl Consequences {
         }
         self.arrivals.extend(sums.into_values());
     }
+}
+
+/// The body of this node ends in its engine node [`END`].
+fn end_needed(graph: &Graph, node: NodeNumber) -> bool {
+    graph.body_around(node).is_some_and(Body::end_needed)
 }
 
 fn name(graph: &Graph, edge: &Edge) -> String {

@@ -261,6 +261,8 @@ async fn insert_graph(conn: &mut PgConnection, version_id: i32, graph: &Graph) -
         .bind(nodes.iter().map(|node| &*node.queue).collect::<Vec<_>>())
         .bind(&indegrees)
         .bind(nodes.iter().map(needs).collect::<Vec<_>>())
+        .bind(nodes.iter().map(|node| i32::try_from(node.body).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+        .bind(nodes.iter().map(|node| node.on_error.word()).collect::<Vec<_>>())
         .execute(&mut *conn)
         .await?;
     let numbers: Vec<i32> = (0..).take(edges.len()).collect();

@@ -37,6 +37,7 @@
 //! ```
 
 mod cancel;
+mod signal;
 mod start;
 mod versions;
 mod wait;
@@ -54,6 +55,7 @@ pub use cancel::Cancel;
 pub use longshore_core::error::StepError;
 pub use longshore_core::run::{Canceled, Error, Run};
 pub use longshore_core::state::RunState;
+pub use signal::SendSignal;
 pub use start::{NewRun, StartMany, StartRun, Started};
 pub use wait::Wait;
 
@@ -149,6 +151,11 @@ impl Enqueuer {
     /// caller. Safe to repeat.
     pub fn cancel(&self, id: Uuid) -> Cancel<'_> {
         Cancel::new(&self.inner.access, id)
+    }
+
+    /// A signal to a run, to be awaited or sent by [`SendSignal::in_transaction`]. One that nobody waits for yet is kept until somebody does.
+    pub fn signal<T: Serialize + ?Sized>(&self, run: Uuid, name: &str, payload: &T) -> SendSignal<'_> {
+        SendSignal::new(self, run, name, payload)
     }
 
     /// The pool it works on.

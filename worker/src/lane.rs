@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::Ending;
-use longshore_core::cycle::{Baton, Line};
+use longshore_core::cycle::{Baton, Closing, Line};
 use longshore_core::error::{self, ErrorKind, StepError};
 use longshore_core::fleet;
 use longshore_core::queue::HeldStep;
@@ -59,7 +59,7 @@ pub(crate) struct Lane {
     to_start: Vec<Prepared>,
     finished: Vec<Finished>,
     /// Closings of runs of which the lane holds steps.
-    closed: HashMap<Uuid, Vec<i64>>,
+    closed: HashMap<Uuid, Vec<Closing>>,
     /// Until when the lease surely stands, by this process's monotonic clock.
     lease_until: Instant,
     last_pass: Instant,
@@ -209,7 +209,7 @@ impl Lane {
 
     /// A step ended: it waits for the next cycle.
     fn finish(&mut self, held: Held, ending: Ending, duration: Option<Duration>) {
-        let ending = if self.closed.contains_key(&held.step.run_id) { Ending::Canceled } else { ending };
+        let ending = if self.is_closed(&held) { Ending::Canceled } else { ending };
         self.finished.push(Finished { held, ending, duration, random: rand::random() });
     }
 

@@ -1,6 +1,9 @@
 //! From a step that came into the lane to what there is to do with it: read the values it needs that the lane does not have (one statement for all),
 //! decide engine steps on the spot, and lay out tasks for their handlers.
 
+mod block;
+mod wait;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +11,11 @@ use std::time::{Duration, Instant};
 use longshore_core::attempt::{Ending, poisoned};
 use longshore_core::cycle::Due;
 use longshore_core::error::StepError;
-use longshore_core::graph::{Delay, END, NodeKind, NodeNumber, NodeResult, RunFacts, START};
+use longshore_core::frame::Child;
+use longshore_core::graph::{Delay, END, NEXT, Needs, NodeKind, NodeNumber, NodeResult, RunFacts, START};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{HeldStep, MAX_LOST_ALONE, StepKind};
-use longshore_core::results::{self, StepRef};
+use longshore_core::results::{self, FrameRef, Instance, StepRef};
 use uuid::Uuid;
 
 use crate::execute::{Execution, Token};
@@ -20,6 +24,7 @@ use crate::lane::Held;
 use crate::shared::Shared;
 use crate::step::{Step, StepFacts};
 use crate::transaction::LaneLink;
+pub(crate) use wait::Heard;
 
 /// A paused run's steps are looked at again after this time.
 const NOT_NOW: Duration = Duration::from_secs(30);
@@ -72,12 +77,22 @@ impl Prepared {
 
 /// Decide what there is to do with each of these steps.
 pub(crate) async fn prepare(shared: &Shared, mut new: Vec<Held>) -> Vec<Decided> {
-    let wanted = Wanted::of(&new);
-    if !wanted.is_empty() && !wanted.fetch(shared, &mut new).await {
-        // stopped while Postgres could not be read: what is held is reclaimed when the lease is over
+    // stopped while Postgres could not be read: what is held is reclaimed when the lease is over
+    if !block::read_frames(shared, &mut new).await {
         return Vec::new();
     }
-    new.into_iter().map(|held| decide(shared, held)).collect()
+    let wanted = Wanted::of(&new);
+    if !wanted.is_empty() && !wanted.fetch(shared, &mut new).await {
+        return Vec::new();
+    }
+    if !wait::listen(shared, &mut new).await {
+        return Vec::new();
+    }
+    let mut decided: Vec<_> = new.into_iter().map(|held| decide(shared, held)).collect();
+    if !block::number_frames(shared, &mut decided).await {
+        return Vec::new();
+    }
+    decided
 }
 
 /// What must be read before the steps can go on.
@@ -86,48 +101,65 @@ struct Wanted {
     results: Vec<StepRef>,
     inputs: BTreeSet<Uuid>,
     first_attempts: Vec<StepRef>,
+    /// Of which steps, by their place, and what.
+    instances: Vec<(usize, (FrameRef, bool))>,
+    iterations: Vec<(usize, FrameRef)>,
+    items: Vec<(Uuid, i32, i32)>,
 }
 
 /// The nodes whose results the step needs, and whether it needs the run's input.
 fn needs(held: &Held) -> (Vec<NodeNumber>, bool) {
     let graph = &held.version.graph;
     let step = &held.step;
-    match (step.kind, step.node) {
-        (StepKind::Skip | StepKind::Rest, _) => (Vec::new(), false),
-        (_, START) => (Vec::new(), graph.input_schema_value().is_some()),
-        (_, END) => (graph.end_needs().nodes.clone(), graph.end_needs().run_input),
-        (kind, node) => {
-            let Some(needs) = graph.node(node).map(|node| node.needs()) else {
-                return (Vec::new(), false);
-            };
-            let mut nodes = needs.nodes.clone();
-            if kind == StepKind::Advance {
-                nodes.push(node);
-            }
-            let checks_input = graph.entries() == [node] && graph.input_schema_value().is_some();
-            (nodes, needs.run_input || checks_input)
-        }
+    let of_node = |node: NodeNumber| graph.node(node).map_or(&NOTHING, |node| node.needs());
+    let needs = match (step.kind, step.node) {
+        (StepKind::Skip | StepKind::Rest, _) => &NOTHING,
+        (_, START) => return (Vec::new(), graph.input_schema_value().is_some()),
+        (_, END) => held.body().map_or(&NOTHING, |body| body.end_needs()),
+        (_, NEXT) => of_node(held.values.frames.last().map_or(START, |frame| frame.block)),
+        _ => of_node(wait::node_in_question(held)),
+    };
+    let mut nodes = needs.nodes.clone();
+    if step.kind == StepKind::Advance && graph.node(step.node).is_some_and(|node| node.block().is_none()) {
+        nodes.push(step.node);
     }
+    let checks_input = graph.entries() == [step.node] && graph.input_schema_value().is_some();
+    (nodes, needs.run_input || checks_input)
 }
 
-type Values = (Vec<(StepRef, NodeResult)>, HashMap<Uuid, Payload>, HashMap<StepRef, Duration>);
+static NOTHING: Needs = Needs { run_input: false, nodes: Vec::new() };
+
+/// What was read.
+struct Read {
+    results: Vec<(StepRef, NodeResult)>,
+    inputs: HashMap<Uuid, Payload>,
+    firsts: HashMap<StepRef, Duration>,
+    instances: Vec<Vec<Instance>>,
+    iterations: Vec<Vec<Child>>,
+    items: HashMap<(Uuid, i32, i32), Payload>,
+}
 
 impl Wanted {
     fn of(new: &[Held]) -> Self {
         let mut wanted = Self::default();
-        for held in new.iter().filter(|held| held.live) {
+        for (place, held) in new.iter().enumerate().filter(|(_, held)| held.live) {
             // the common case, a chain: everything is at hand, nothing is allocated
             let (nodes, input) = needs(held);
             let step = &held.step;
             for node in nodes {
-                if !held.values.results.contains_key(&node) {
-                    wanted.results.push(StepRef { run_id: step.run_id, frame: step.frame, node });
+                if !held.values.results.contains_key(&node)
+                    && let Some(frame) = held.version.graph.frame_of(node, &held.values.frames)
+                {
+                    wanted.results.push(StepRef { run_id: step.run_id, frame, node });
                 }
             }
             if input && !held.input_at_hand {
                 wanted.inputs.insert(step.run_id);
             }
-            if step.failed > 0 && bounds_total(held) {
+            wanted.instances.extend(block::instances(held).into_iter().map(|instance| (place, instance)));
+            wanted.iterations.extend(block::iterations(held).map(|whole| (place, whole)));
+            wanted.items.extend(block::items(held));
+            if (step.failed > 0 || block::is_end_of_block(held)) && bounds_total(held) {
                 wanted.first_attempts.push(StepRef { run_id: step.run_id, frame: step.frame, node: step.node });
             }
         }
@@ -135,33 +167,54 @@ impl Wanted {
     }
 
     fn is_empty(&self) -> bool {
-        self.results.is_empty() && self.inputs.is_empty() && self.first_attempts.is_empty()
+        self.results.is_empty()
+            && self.inputs.is_empty()
+            && self.first_attempts.is_empty()
+            && self.instances.is_empty()
+            && self.iterations.is_empty()
+            && self.items.is_empty()
     }
 
-    async fn read(&self, shared: &Shared) -> Result<Values, sqlx::Error> {
+    async fn read(&self, shared: &Shared) -> Result<Read, sqlx::Error> {
         let mut session = shared.sender.access.session().await?;
         let inputs: Vec<Uuid> = self.inputs.iter().copied().collect();
-        let results = results::of_steps(&mut session, &self.results).await?;
-        let inputs = results::run_inputs(&mut session, &inputs).await?;
-        let firsts = results::since_first_attempt(&mut session, &self.first_attempts).await?;
-        Ok((results, inputs, firsts))
+        let instances: Vec<_> = self.instances.iter().map(|(_, instance)| *instance).collect();
+        let wholes: Vec<_> = self.iterations.iter().map(|(_, whole)| *whole).collect();
+        Ok(Read {
+            results: results::of_steps(&mut session, &self.results).await?,
+            inputs: results::run_inputs(&mut session, &inputs).await?,
+            firsts: results::since_first_attempt(&mut session, &self.first_attempts).await?,
+            instances: results::instances(&mut session, &instances).await?,
+            iterations: results::iterations(&mut session, &wholes).await?,
+            items: results::chunks(&mut session, &self.items).await?,
+        })
     }
 
     /// Read it all, again and again until Postgres answers. False when the worker gave up waiting.
     async fn fetch(self, shared: &Shared, new: &mut [Held]) -> bool {
         let read = shared.insist("read the values of steps", || self.read(shared));
-        let Some((results, inputs, firsts)) = read.await else {
+        let Some(Read { results, inputs, firsts, instances, iterations, items }) = read.await else {
             return false;
         };
         let mut by_run: HashMap<Uuid, Vec<(StepRef, NodeResult)>> = HashMap::new();
         for (step, result) in results {
             by_run.entry(step.run_id).or_default().push((step, result));
         }
+        for ((place, _), instances) in self.instances.iter().zip(instances) {
+            if let Some(held) = new.get_mut(*place) {
+                held.instances.extend(instances);
+            }
+        }
+        for ((place, _), iterations) in self.iterations.iter().zip(iterations) {
+            if let Some(held) = new.get_mut(*place) {
+                held.iterations = iterations;
+            }
+        }
         let now = Instant::now();
         for held in new {
             let step = &held.step;
             for (of, result) in by_run.get(&step.run_id).into_iter().flatten() {
-                if of.frame == step.frame {
+                if held.version.graph.frame_of(of.node, &held.values.frames) == Some(of.frame) {
                     held.values.results.insert(of.node, result.clone());
                 }
             }
@@ -171,6 +224,7 @@ impl Wanted {
             }
             let this = StepRef { run_id: step.run_id, frame: step.frame, node: step.node };
             held.since_first = firsts.get(&this).and_then(|since| now.checked_sub(*since));
+            held.items = items.get(&(step.run_id, step.frame, step.attempt)).cloned();
         }
         true
     }
@@ -178,7 +232,12 @@ impl Wanted {
 
 /// The node's retry policy bounds the time since its first attempt.
 fn bounds_total(held: &Held) -> bool {
-    matches!(held.version.graph.node(held.step.node).map(|node| &node.kind), Some(NodeKind::Task { retry, .. }) if retry.total.is_some())
+    let retry = match held.version.graph.node(held.step.node).map(|node| &node.kind) {
+        Some(NodeKind::Task { retry, .. }) => retry,
+        Some(NodeKind::Block(block)) => &block.retry,
+        _ => return false,
+    };
+    retry.total.is_some()
 }
 
 fn decide(shared: &Shared, mut held: Held) -> Decided {
@@ -192,6 +251,9 @@ fn decide(shared: &Shared, mut held: Held) -> Decided {
     }
     if held.paused {
         return Decided::Ended(held, Ending::PutBack(NOT_NOW));
+    }
+    if let Some(ending) = wait::decide(&mut held) {
+        return Decided::Ended(held, ending);
     }
     match decide_live(shared, &held) {
         Ok(Todo::End(ending)) => Decided::Ended(held, ending),
@@ -214,12 +276,15 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
     let HeldStep { kind, node, lost, .. } = held.step;
     let (graph, values) = (&held.version.graph, &held.values);
     let end = |ending| Ok(Todo::End(ending));
+    if let Some(ending) = block::decide(held) {
+        return end(ending);
+    }
     match (kind, node) {
         (StepKind::Skip | StepKind::Rest, _) => return end(Ending::Told),
         (StepKind::Advance, _) => {
             return match values.results.get(&node) {
                 Some(NodeResult::Completed(output)) => end(Ending::Advanced(output.clone())),
-                _ => end(Ending::RunFailed(StepError::permanent(
+                _ => end(Ending::BodyFailed(StepError::permanent(
                     longshore_core::error::LOST,
                     "the recorded output of this step is gone",
                 ))),
@@ -228,13 +293,14 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
         (_, START) => {
             return match graph.check_input(&values.run.input) {
                 Ok(()) => end(Ending::Started),
-                Err(error) => end(Ending::RunFailed(error)),
+                Err(error) => end(Ending::BodyFailed(error)),
             };
         }
         (_, END) => {
-            return match graph.run_output(values) {
-                Ok(output) => end(Ending::RunCompleted(output)),
-                Err(error) => end(Ending::RunFailed(error)),
+            let body = values.frames.last().and_then(|frame| graph.body_of(frame)).unwrap_or(0);
+            return match graph.body_output(body, values) {
+                Ok(output) => end(Ending::BodyCompleted(output)),
+                Err(error) => end(Ending::BodyFailed(error)),
             };
         }
         _ => {}
@@ -244,13 +310,13 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
     }
     let Some(definition) = graph.node(node) else {
         let text = format!("the version has no node {node}");
-        return end(Ending::RunFailed(StepError::permanent(longshore_core::error::INPUT_INVALID, &text)));
+        return end(Ending::BodyFailed(StepError::permanent(longshore_core::error::INPUT_INVALID, &text)));
     };
     // at every try: the first may have been lost before it came to this
     if graph.entries() == [node]
         && let Err(error) = graph.check_input(&values.run.input)
     {
-        return end(Ending::RunFailed(error));
+        return end(Ending::BodyFailed(error));
     }
     match &definition.kind {
         NodeKind::Task { handler, timeout, .. } => match shared.handlers.get(handler) {
@@ -266,7 +332,9 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
             Delay::For(duration) => Due::After(duration),
             Delay::Until(at) => Due::At(at),
         })),
+        NodeKind::Wait { .. } => end(Ending::Announced(graph.announcement(node, values)?)),
         NodeKind::Fail => Err(graph.failure(node, values)?),
         NodeKind::Terminate => end(Ending::Terminated(graph.termination(node, values)?)),
+        NodeKind::Block(_) => end(block::begin(held)?),
     }
 }

@@ -1,6 +1,7 @@
 //! What all parts of one worker process share: where to send, what it knows, and the three ways of ending.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use longshore_core::cycle::Sender;
 use longshore_core::notify::Notifier;
 use longshore_core::pacing::Pacing;
 use longshore_core::queue::LowWater;
+use longshore_core::results::{self, FRAMES_DRAWN};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     /// The lanes that run, private ones too.
     pub(crate) lanes: TaskTracker,
     pub(crate) queue_names: RwLock<HashMap<i32, String>>,
+    pub(crate) frame_numbers: FrameNumbers,
 }
 
 impl Shared {
@@ -126,5 +129,25 @@ impl UnknownHandlers {
             Instant::now()
         });
         (first.elapsed() / 2).clamp(Duration::from_secs(1), Duration::from_secs(30))
+    }
+}
+
+/// Numbers for new frames: drawn many at a time, so that a frame costs no trip of its own.
+#[derive(Debug, Default)]
+pub(crate) struct FrameNumbers(tokio::sync::Mutex<Range<i32>>);
+
+impl FrameNumbers {
+    /// So many numbers that follow each other, as far as one draw gives them; `None` when the worker gave up waiting for them.
+    pub(crate) async fn take(&self, shared: &Shared, count: usize) -> Option<Range<i32>> {
+        let count = i32::try_from(count).unwrap_or(i32::MAX).min(FRAMES_DRAWN);
+        let mut drawn = self.0.lock().await;
+        if drawn.end - drawn.start < count {
+            let draw = || results::draw_frames(&shared.sender.access);
+            let first = shared.insist("draw numbers for frames", draw).await?;
+            *drawn = first..first + FRAMES_DRAWN;
+        }
+        let taken = drawn.start..drawn.start + count;
+        drawn.start = taken.end;
+        Some(taken)
     }
 }

@@ -28,7 +28,7 @@ use crate::handler::{Handler, Handlers};
 use crate::http::{self, Health};
 use crate::lane::{Lane, LaneSpec, Serves, Wake};
 use crate::metrics::{Metrics, Scrape};
-use crate::shared::{Shared, UnknownHandlers};
+use crate::shared::{FrameNumbers, Shared, UnknownHandlers};
 use crate::stall;
 use crate::sweep::Sweeps;
 use crate::system::{self, SystemConfig, SystemTasks};
@@ -287,6 +287,7 @@ impl WorkerBuilder {
             lanes: TaskTracker::new(),
             occupied: AtomicUsize::new(0),
             queue_names: RwLock::new(known.into_iter().collect()),
+            frame_numbers: FrameNumbers::default(),
         });
         let health = Health::new();
         let served = CancellationToken::new();

@@ -1,5 +1,6 @@
--- Second half of settling: if every baton seen by settle_begin is gone, remove what the closed runs left: joins, and step jobs nobody had
--- claimed (each try gets its record, `canceled`). The row in closed goes when no baton holds the run any more.
+-- Second half of settling: if every baton seen by settle_begin is gone, remove what the closed runs and frames left: joins, and step jobs nobody
+-- had claimed (each try gets its record, `canceled`); frames that are live no more are marked `canceled`. The row in closed goes when no baton
+-- holds a step of the run, or of the frame and those below it, any more.
 -- Returns how many closings were removed, or null while a baton of settle_begin still stands. Safe to call again.
 create or replace function longshore.settle(p_shard smallint, p_runs uuid[], p_closes bigint[], p_lanes bigint[], p_cycles bigint[])
 returns int
@@ -15,8 +16,14 @@ as $settle$
 #variable_conflict use_column
 declare
     q record;
+    f record;
+    k record;
+    v_closes bigint[];
+    v_closed int[];
     v_settled int := 0;
-    v_held uuid[];
+    v_held_run uuid[];
+    v_held_frame int[];
+    v_frames int[];                                              -- null: the whole run
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
 begin
     for q in select t.lane_id, t.cycle from unnest(p_lanes, p_cycles) t (lane_id, cycle) loop
@@ -25,17 +32,56 @@ begin
             return null;
         end if;
     end loop;
-    select array_agg(distinct h.run_id) into v_held
-    from (select unnest(l.run_ids) as run_id from lanes l where l.shard = p_shard) h where h.run_id = any (p_runs);
-    for q in select t.run_id, t.close_id from unnest(p_runs, p_closes) t (run_id, close_id) order by t.run_id, t.close_id loop
+    select array_agg(h.run_id), array_agg(h.frame) into v_held_run, v_held_frame
+    from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from lanes l where l.shard = p_shard) h where h.run_id = any (p_runs);
+    for q in select distinct t.run_id from unnest(p_runs) t (run_id) order by t.run_id loop
         -- one settler per closing: the others skip it
-        perform from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = q.close_id for update skip locked;
-        continue when not found;
-        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id;
+        select array_agg(k.close_id), array_agg(k.frame) into v_closes, v_closed
+        from (select c.close_id, c.frame from closed c
+              where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
+        continue when v_closes is null;
+        v_frames := null;
+        if 0 <> all (v_closed) then
+            select array_agg(x.frame) into v_frames from frames x
+            where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed);
+            v_frames := coalesce(v_frames, v_closed);
+        end if;
+        -- frames before joins, as in a cycle
+        for f in
+            select x.frame, x.whole, x.parent, x.node, x.attempt, x.created_at from frames x
+            where x.shard = p_shard and x.run_id = q.run_id and x.state = 1 and (v_frames is null or x.frame = any (v_frames))
+            order by x.frame
+        loop
+            update frames x set state = 5, finished_at = now() where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.state = 1;
+            -- it stood for an attempt of its block
+            if found and f.whole then
+                insert into execution_step_attempts (shard, run_id, frame, node, attempt, outcome, lane_id, enqueued_at, claimed_at, finished_at)
+                values (p_shard, q.run_id, f.parent, f.node, f.attempt, 4, 0, f.created_at, f.created_at, now())
+                on conflict (shard, run_id, frame, node, attempt) do nothing;
+            end if;
+        end loop;
+        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames));
+        -- a wait that was woken has a step job, which is its home
+        m_run := null; m_frame := null; m_node := null; m_attempt := null;
+        for f in
+            select x.frame, x.node, x.attempt, x.woken_at from step_waiting x
+            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames))
+            order by x.frame, x.node for update
+        loop
+            delete from step_waiting x where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.node = f.node;
+            continue when f.woken_at is not null;
+            m_run := m_run || q.run_id; m_frame := m_frame || f.frame; m_node := m_node || f.node; m_attempt := m_attempt || f.attempt;
+        end loop;
+        insert into execution_step_attempts (shard, run_id, frame, node, attempt, outcome, lane_id, finished_at)
+        select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
+        from unnest(m_run, m_frame, m_node, m_attempt) t (run_id, frame, node, attempt)
+        on conflict (shard, run_id, frame, node, attempt) do nothing;
+        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame = any (v_frames));
         with d as (
             delete from step_ready r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
-              and r.ctid = any (array(select s.ctid from step_ready s where s.shard = p_shard and s.run_id = q.run_id for update skip locked))
+              and r.ctid = any (array(select s.ctid from step_ready s where s.shard = p_shard and s.run_id = q.run_id
+                                      and (v_frames is null or s.frame = any (v_frames)) for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
         into m_run, m_frame, m_node, m_kind, m_attempt from d;
@@ -46,7 +92,8 @@ begin
         with d as (
             delete from step_delayed r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
-              and r.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.run_id = q.run_id for update skip locked))
+              and r.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.run_id = q.run_id
+                                      and (v_frames is null or s.frame = any (v_frames)) for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
         into m_run, m_frame, m_node, m_kind, m_attempt from d;
@@ -54,10 +101,14 @@ begin
         select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
         from unnest(m_run, m_frame, m_node, m_kind, m_attempt) t (run_id, frame, node, kind, attempt) where t.kind in (0, 3)
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        if q.run_id <> all (coalesce(v_held, '{}')) then
-            delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = q.close_id;
-            v_settled := v_settled + 1;
-        end if;
+        for k in select t.close_id, t.frame from unnest(v_closes, v_closed) t (close_id, frame) loop
+            perform from unnest(v_held_run, v_held_frame) h (run_id, frame)
+            where h.run_id = q.run_id and (k.frame = 0 or h.frame = any (v_frames)) limit 1;
+            if not found then
+                delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = k.close_id;
+                v_settled := v_settled + 1;
+            end if;
+        end loop;
     end loop;
     return v_settled;
 end

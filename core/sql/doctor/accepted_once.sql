@@ -5,6 +5,8 @@ with homes as (
     union all
     select s.shard, s.run_id, s.frame, s.node, s.kind from longshore.step_delayed s
     union all
+    select w.shard, w.run_id, w.frame, w.node, 0 from longshore.step_waiting w where w.woken_at is null
+    union all
     select l.shard, h.run_id, h.frame, h.node, h.kind
     from longshore.lanes l cross join lateral unnest(l.run_ids, l.frames, l.nodes, l.kinds) h(run_id, frame, node, kind)
 ), broken as materialized (

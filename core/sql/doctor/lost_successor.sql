@@ -11,19 +11,25 @@ with homes as (
     select l.shard, h.run_id, h.frame, h.node
     from longshore.lanes l cross join lateral unnest(l.run_ids, l.frames, l.nodes, l.kinds) h(run_id, frame, node, kind)
     where h.kind <> 2
+    union all
+    select w.shard, w.run_id, w.frame, w.node from longshore.step_waiting w where w.woken_at is null
+    union all
+    select f.shard, f.run_id, f.parent, f.node from longshore.frames f where f.whole and f.state = 1
 ), single as (
     select e.version_id, e.to_node as node, min(e.from_node) as source
     from longshore.workflow_edges e
     group by e.version_id, e.to_node
     having count(*) = 1
 ), takes_failure as (
-    select distinct e.version_id, e.from_node as node from longshore.workflow_edges e where e.on_outcome in ('failure', 'always')
+    select e.version_id, e.from_node as node from longshore.workflow_edges e where e.on_outcome in ('failure', 'always', 'timeout')
+    union
+    select n.version_id, n.node from longshore.workflow_nodes n where n.on_error = 'skip'
 ), terminating as (
     select distinct n.version_id from longshore.workflow_nodes n where n.type = 'terminate'
 ), broken as materialized (
     select distinct format('run %s frame %s: node %s has ended, its successor %s has no step job and no attempt', a.run_id, a.frame, p.id, n.id) as example
     from longshore.execution_step_attempts a
-    join longshore.workflow_runs r on r.shard = a.shard and r.run_id = a.run_id
+    join longshore.body_instances r on r.shard = a.shard and r.run_id = a.run_id and r.frame = a.frame
     join single s on s.version_id = r.version_id and s.source = a.node
     join longshore.workflow_nodes n on n.version_id = s.version_id and n.node = s.node
     join longshore.workflow_nodes p on p.version_id = s.version_id and p.node = s.source

@@ -1,8 +1,10 @@
--- Harmless: step jobs and joins of ended runs. A step job goes when a lane claims it or the run is settled; a join goes with the run.
+-- Harmless: step jobs, waits and joins of ended runs. A step job goes when a lane claims it or the run is settled; a join goes with the run.
 with owned as (
     select s.shard, s.run_id, 'ready' as place from longshore.step_ready s
     union all
     select s.shard, s.run_id, 'delayed' from longshore.step_delayed s
+    union all
+    select w.shard, w.run_id, 'waiting' from longshore.step_waiting w
     union all
     select j.shard, j.run_id, 'join' from longshore.step_joins j
 ), left_over as materialized (

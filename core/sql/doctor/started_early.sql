@@ -18,7 +18,7 @@ with steps as materialized (
                 e.source, p.finished_at)
         end as example
     from steps t
-    join longshore.workflow_runs r on r.shard = t.shard and r.run_id = t.run_id
+    join longshore.body_instances r on r.shard = t.shard and r.run_id = t.run_id and r.frame = t.frame
     join needs e on e.version_id = r.version_id and e.node = t.node
     left join steps p on p.shard = t.shard and p.run_id = t.run_id and p.frame = t.frame and p.node = e.source
     where t.claimed_at < p.finished_at

@@ -16,15 +16,15 @@ with kept as (                                                   -- the lowest r
 ), terminating as (
     select distinct n.version_id from longshore.workflow_nodes n where n.type = 'terminate'
 ), broken as materialized (
-    select format('run %s node %s', r.run_id, n.id) as example
-    from longshore.workflow_runs r
-    join longshore.workflow_nodes n on n.version_id = r.version_id
+    select format('run %s frame %s node %s', r.run_id, r.frame, n.id) as example
+    from longshore.body_instances r
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.body = r.body
     left join single s on s.version_id = n.version_id and s.node = n.node
     where r.state = 3
       and r.run_id >= (select k.from_run from kept k)
       and r.version_id not in (select t.version_id from terminating t)
-      and not exists (select from longshore.execution_step_attempts a where a.shard = r.shard and a.run_id = r.run_id and a.node = n.node)
+      and not exists (select from longshore.execution_step_attempts a where a.shard = r.shard and a.run_id = r.run_id and a.frame = r.frame and a.node = n.node)
       and not exists (select from longshore.execution_step_attempts a
-                      where a.shard = r.shard and a.run_id = r.run_id and a.node = s.source and a.outcome in (1, 2, 3, 5))
+                      where a.shard = r.shard and a.run_id = r.run_id and a.frame = r.frame and a.node = s.source and a.outcome in (1, 2, 3, 5))
 )
 select (select count(*) from broken) as found, array(select b.example from broken b order by b.example limit 5) as examples

@@ -5,6 +5,8 @@ with homes as (
     union all
     select s.shard, s.run_id, s.node, s.version_id, s.queue_id, 'delayed' from longshore.step_delayed s
     union all
+    select w.shard, w.run_id, w.node, w.version_id, w.queue_id, 'waiting' from longshore.step_waiting w
+    union all
     select l.shard, h.run_id, h.node, null, null, 'held by lane ' || l.lane_id
     from longshore.lanes l cross join lateral unnest(l.run_ids, l.nodes) h(run_id, node)
 ), broken as materialized (
@@ -22,6 +24,6 @@ with homes as (
     where v.version_id is null
        or h.version_id <> r.version_id
        or h.queue_id is not null and q.queue_id is null
-       or n.node is null and h.node not in (-1, -2)
+       or n.node is null and h.node not between -9 and -1
 )
 select (select count(*) from broken) as found, array(select b.example from broken b order by b.example limit 5) as examples

@@ -3,7 +3,7 @@
 with mine as materialized (
     select s.due_at, s.seq, s.queue_id, s.version_id, s.frame, s.node, s.kind, s.attempt
     from longshore.step_delayed s
-    where s.shard = $1 and s.run_id = $2
+    where s.shard = $1 and s.run_id = $2 and s.node <> -9        -- the time of a wait is told with the wait
 ), shown as materialized (
     select m.due_at, m.seq, m.queue_id, m.version_id, m.frame, m.node, m.kind, m.attempt
     from mine m
@@ -12,7 +12,7 @@ with mine as materialized (
 )
 select (select count(*) from mine) as total,
     m.frame, m.kind, m.attempt, m.due_at,
-    coalesce(n.id, case m.node when -1 then '(start)' when -2 then '(end)' else '(node ' || m.node || ')' end) as node,
+    coalesce(n.id, (array['(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)', '(failed iterations)', '(end)', '(start)'])[m.node + 10], '(node ' || m.node || ')') as node,
     case when m.kind = 0 then n.handler end as handler,
     coalesce(q.name, '(queue ' || m.queue_id || ')') as queue,
     e.attempt as last_attempt, e.outcome as last_outcome, e.finished_at as last_finished_at, e.error as last_error

@@ -1,8 +1,8 @@
 -- Every recorded attempt of a run, in the order they ended; skips too (attempt 0).
 --   $1 shard   $2 run id
--- Nodes (start) and (end) are the engine's own; no id of a definition can hold parentheses.
+-- Nodes such as (start) and (end) are the engine's own; no id of a definition can hold parentheses.
 select a.frame, a.node as number,
-    coalesce(n.id, case a.node when -1 then '(start)' when -2 then '(end)' else '(node ' || a.node || ')' end) as node,
+    coalesce(n.id, (array['(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)', '(failed iterations)', '(end)', '(start)'])[a.node + 10], '(node ' || a.node || ')') as node,
     a.attempt, a.outcome, a.enqueued_at, a.claimed_at, a.finished_at,
     a.duration_ms, a.lane_id, w.name as worker, a.output, a.error
 from longshore.workflow_runs r

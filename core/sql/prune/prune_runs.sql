@@ -39,6 +39,10 @@ begin
         delete from step_joins j where j.shard = p_shard and j.run_id = v_run;
         delete from step_ready s where s.shard = p_shard and s.run_id = v_run;
         delete from step_delayed d where d.shard = p_shard and d.run_id = v_run;
+        delete from frame_chunks i where i.shard = p_shard and i.run_id = v_run;
+        delete from step_waiting w where w.shard = p_shard and w.run_id = v_run;
+        delete from signals s where s.shard = p_shard and s.run_id = v_run;
+        delete from frames f where f.shard = p_shard and f.run_id = v_run;
     end loop;
     return query select v_last, v_looked_at, v_runs, v_attempts;
 end $$;

@@ -1,4 +1,4 @@
-//! Compiles the input schema, and refuses one that no start could afford to check.
+//! Compiles the schema of an input or of a signal's payload, and refuses one that no start could afford to check.
 //!
 //! A schema is followed by recursion, and is looked at anew wherever it is referred to: forty schemas that each refer
 //! to the one before twice are a trillion looks for a single value, and five thousand that refer to each other in a
@@ -22,11 +22,11 @@ const MAX_PATTERN: usize = 256 * 1024;
 const SAME_VALUE: [&str; 8] = ["allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"];
 
 /// The validator, or nothing and a problem.
-pub(super) fn compile(schema: &Value, problems: &mut Vec<Problem>) -> Option<Validator> {
+pub(super) fn compile(path: &str, schema: &Value, problems: &mut Vec<Problem>) -> Option<Validator> {
     let fix = "correct the JSON Schema; it may refer only to itself, and patterns may not look around";
     let mut measure = Measure { root: schema, known: HashMap::new() };
     if let Err(what) = measure.schema(schema, 0) {
-        problems.push(Problem::new("input_schema", what, "write it without repeating so many references"));
+        problems.push(Problem::new(path, what, "write it without repeating so many references"));
         return None;
     }
     let patterns = PatternOptions::regex().size_limit(MAX_PATTERN);
@@ -34,7 +34,7 @@ pub(super) fn compile(schema: &Value, problems: &mut Vec<Problem>) -> Option<Val
         Ok(validator) => Some(validator),
         Err(error) => {
             let message: String = error.to_string().chars().take(300).collect();
-            problems.push(Problem::new("input_schema", message, fix));
+            problems.push(Problem::new(path, message, fix));
             None
         }
     }

@@ -1,13 +1,13 @@
-//! The shape of a definition's graph: ids, edges, joins, cycles and what can be reached.
+//! The shape of a graph, the run's own or a body's: edges, joins, cycles and what can be reached.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::definition::{Definition, JoinRule, NodeType, On, Problem, is_id};
+use crate::definition::{EdgeDefinition, JoinRule, NodeDefinition, NodeType, On, Problem};
 
 /// How many cycles are named at most.
 const MAX_CYCLES: usize = 100;
 
-/// Nodes and edges by number. Edges whose ends do not exist are left out.
+/// Nodes and edges by number. Edges whose ends are not among the nodes are left out.
 pub(crate) struct Shape<'d> {
     /// The number of each id; of the first node when an id is there twice.
     pub numbers: HashMap<&'d str, usize>,
@@ -24,21 +24,28 @@ pub(crate) struct Shape<'d> {
 }
 
 impl<'d> Shape<'d> {
-    /// Finds the shape and notes what is wrong with it.
-    pub(crate) fn of(definition: &'d Definition, problems: &mut Vec<Problem>) -> Self {
-        let count = definition.nodes.len();
+    /// Finds the shape and notes what is wrong with it; `path` goes before the paths, such as `nodes[2].body.`.
+    pub(crate) fn of(
+        nodes: &'d [NodeDefinition],
+        edges: &[EdgeDefinition],
+        path: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let count = nodes.len();
         let mut shape = Self {
             numbers: HashMap::with_capacity(count),
-            ends: Vec::with_capacity(definition.edges.len()),
+            ends: Vec::with_capacity(edges.len()),
             outgoing: vec![Vec::new(); count],
             incoming: vec![Vec::new(); count],
             predecessors: vec![Vec::new(); count],
             order: Vec::with_capacity(count),
         };
-        shape.read_ids(definition, problems);
-        shape.read_edges(definition, problems);
-        shape.check_joins(definition, problems);
-        shape.sort(definition, problems);
+        for (number, node) in nodes.iter().enumerate().filter(|(_, node)| !node.id.is_empty()) {
+            shape.numbers.entry(&node.id).or_insert(number);
+        }
+        shape.read_edges(nodes, edges, path, problems);
+        shape.check_joins(nodes, path, problems);
+        shape.sort(nodes, path, problems);
         shape
     }
 
@@ -51,51 +58,44 @@ impl<'d> Shape<'d> {
         self.ends.get(edge).copied().flatten()
     }
 
-    fn read_ids(&mut self, definition: &'d Definition, problems: &mut Vec<Problem>) {
-        for (number, node) in definition.nodes.iter().enumerate() {
-            let path = format!("nodes[{number}].id");
-            if node.id.is_empty() {
-                continue; // Noted when it was read; an edge to it is dangling.
-            }
-            if !is_id(&node.id) {
-                problems.push(Problem::new(path.as_str(), format!("`{}` is no id", short(&node.id)), super::ID_FIX));
-            }
-            if let Some(first) = self.numbers.get(node.id.as_str()) {
-                let message = format!("nodes[{first}] has the id `{}` already", short(&node.id));
-                problems.push(Problem::new(path, message, "give each node its own id"));
-            } else {
-                self.numbers.insert(&node.id, number);
-            }
-        }
-    }
-
-    fn read_edges(&mut self, definition: &'d Definition, problems: &mut Vec<Problem>) {
-        let mut seen = HashMap::with_capacity(definition.edges.len());
-        for (place, edge) in definition.edges.iter().enumerate() {
-            let path = format!("edges[{place}]");
-            let mut end = |field: &str, id: &str| {
-                let number = self.numbers.get(id).copied();
-                if number.is_none() {
-                    let message = format!("there is no node `{}`", short(id));
-                    problems.push(Problem::new(format!("{path}.{field}"), message, "name a node of this definition"));
-                }
-                number
-            };
-            let ends = end("from", &edge.from).zip(end("to", &edge.to));
+    fn read_edges(
+        &mut self,
+        nodes: &[NodeDefinition],
+        edges: &[EdgeDefinition],
+        path: &str,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut seen = HashMap::with_capacity(edges.len());
+        for (place, edge) in edges.iter().enumerate() {
+            let number = |id: &str| self.numbers.get(id).copied();
+            let ends = number(&edge.from).zip(number(&edge.to));
             self.ends.push(ends);
             let Some((from, to)) = ends else { continue };
+            let mut wrong = |message: String, fix: &str| {
+                problems.push(Problem::new(format!("{path}edges[{place}]"), message, fix));
+            };
             if let Some(first) = seen.insert((from, to, edge.on, edge.when.as_deref()), place) {
                 let message = format!("it is the same as edges[{first}]");
-                problems.push(Problem::new(path.as_str(), message, "remove it, or give it another `on` or `when`"));
+                wrong(message, "remove it, or give it another `on` or `when`");
             }
-            match definition.nodes.get(from).map(|node| &node.kind) {
+            match nodes.get(from).map(|node| &node.kind) {
                 Some(NodeType::Terminate { .. }) => {
                     let message = format!("it leaves `{}`, which ends the run", short(&edge.from));
-                    problems.push(Problem::new(path.as_str(), message, "remove the edge"));
+                    wrong(message, "remove the edge");
+                }
+                Some(kind) if edge.on == On::Timeout && !matches!(kind, NodeType::Wait(_) | NodeType::Approval(_)) => {
+                    let message = format!("it is never taken: `{}` waits for no signal", short(&edge.from));
+                    wrong(message, "use \"on\": \"failure\"; only waits and approvals have edges on timeout");
+                }
+                Some(NodeType::Wait(_) | NodeType::Approval(_))
+                    if edge.on == On::Timeout && !nodes.get(from).is_some_and(has_timeout) =>
+                {
+                    let message = format!("it is never taken: `{}` waits for ever", short(&edge.from));
+                    wrong(message, "give that node a `timeout`, or remove the edge");
                 }
                 Some(NodeType::Fail { .. }) if edge.on == On::Success => {
                     let message = format!("it is never taken: `{}` always fails", short(&edge.from));
-                    problems.push(Problem::new(path.as_str(), message, "use \"on\": \"failure\", or remove the edge"));
+                    wrong(message, "use \"on\": \"failure\", or remove the edge");
                 }
                 _ => {}
             }
@@ -115,21 +115,21 @@ impl<'d> Shape<'d> {
         }
     }
 
-    fn check_joins(&self, definition: &Definition, problems: &mut Vec<Problem>) {
-        for (number, (node, incoming)) in definition.nodes.iter().zip(&self.incoming).enumerate() {
+    fn check_joins(&self, nodes: &[NodeDefinition], path: &str, problems: &mut Vec<Problem>) {
+        for (number, (node, incoming)) in nodes.iter().zip(&self.incoming).enumerate() {
             if let JoinRule::Count(count) = node.join
                 && usize::try_from(count).is_ok_and(|count| count > incoming.len())
             {
                 let message =
                     format!("it waits for {count} edges, but {} lead to `{}`", incoming.len(), short(&node.id));
                 let fix = format!("use at most {}, \"all\" or \"any\"", incoming.len().max(1));
-                problems.push(Problem::new(format!("nodes[{number}].join"), message, fix));
+                problems.push(Problem::new(format!("{path}nodes[{number}].join"), message, fix));
             }
         }
     }
 
     /// Puts the nodes in order; names the cycles and what only they lead to.
-    fn sort(&mut self, definition: &Definition, problems: &mut Vec<Problem>) {
+    fn sort(&mut self, nodes: &[NodeDefinition], path: &str, problems: &mut Vec<Problem>) {
         let mut left: Vec<usize> = self.incoming.iter().map(Vec::len).collect();
         let mut free: Vec<usize> = (0..left.len()).filter(|&node| left.get(node) == Some(&0)).collect();
         free.reverse();
@@ -152,7 +152,7 @@ impl<'d> Shape<'d> {
         // Looking for a cycle may read the whole graph, so a graph of cycles is not told them all.
         for _ in 0..MAX_CYCLES {
             let Some(cycle) = self.find_cycle(&stuck) else { break };
-            self.note_cycle(definition, &cycle, problems);
+            self.note_cycle(nodes, &cycle, path, problems);
             for node in &cycle {
                 stuck.remove(node);
                 unreachable.remove(node);
@@ -172,10 +172,10 @@ impl<'d> Shape<'d> {
             if self.predecessors(number).iter().any(|&from| left.get(from) == Some(&0)) {
                 continue; // An entry node leads here as well: it waits for the cycle, which is noted.
             }
-            let id = definition.nodes.get(number).map_or("", |node| &node.id);
+            let id = nodes.get(number).map_or("", |node| &node.id);
             let message = format!("`{}` cannot be reached from an entry node", short(id));
             let fix = "an entry node has no edge to it; break the cycle that leads here";
-            problems.push(Problem::new(format!("nodes[{number}]"), message, fix));
+            problems.push(Problem::new(format!("{path}nodes[{number}]"), message, fix));
         }
     }
 
@@ -201,14 +201,23 @@ impl<'d> Shape<'d> {
         Some(cycle)
     }
 
-    fn note_cycle(&self, definition: &Definition, cycle: &[usize], problems: &mut Vec<Problem>) {
-        let ids = cycle.iter().chain(cycle.first()).map(|&node| definition.nodes.get(node).map_or("", |node| &node.id));
+    fn note_cycle(&self, nodes: &[NodeDefinition], cycle: &[usize], path: &str, problems: &mut Vec<Problem>) {
+        let ids = cycle.iter().chain(cycle.first()).map(|&node| nodes.get(node).map_or("", |node| &node.id));
         let mut ids: Vec<_> = ids.map(short).collect();
         if ids.len() > 20 {
             ids.splice(10..ids.len() - 9, ["…".to_owned()]);
         }
         let message = format!("these nodes form a cycle: {}", ids.join(" -> "));
-        problems.push(Problem::new("edges", message, "remove one of these edges"));
+        problems.push(Problem::new(format!("{path}edges"), message, "remove one of these edges"));
+    }
+}
+
+/// True if a wait or an approval is bounded in time.
+fn has_timeout(node: &NodeDefinition) -> bool {
+    match &node.kind {
+        NodeType::Wait(wait) => wait.timeout.is_some(),
+        NodeType::Approval(approval) => approval.timeout.is_some(),
+        _ => false,
     }
 }
 

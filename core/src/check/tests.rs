@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod blocks;
+
 use serde_json::{Value, json};
 
 use crate::definition::{Definition, EdgeDefinition, JoinRule, NodeDefinition, NodeType, On, Problems};
@@ -34,6 +36,11 @@ fn every_mistake_is_told_with_its_path() {
         for (key, value) in over.as_object().unwrap() {
             node[key] = value.clone();
         }
+        one(&node)
+    };
+    let w = |over: Value| {
+        let mut node = json!({"id": "a", "type": "wait"});
+        node.as_object_mut().unwrap().extend(over.as_object().unwrap().clone());
         one(&node)
     };
     let e = |edges: Value| tasks(&["a", "b", "c"], &json!({"edges": edges}));
@@ -102,6 +109,21 @@ fn every_mistake_is_told_with_its_path() {
         (one(&json!({"id": "a", "type": "delay", "until": "2030-01-01"})), "nodes[0].until", "is no time"),
         (one(&json!({"id": "a", "type": "delay", "until": "2030-01-01T00:00:00"})), "nodes[0].until", "is no time"),
         (one(&json!({"id": "a", "type": "delay", "duration": "1s", "until": "x"})), "nodes[0].until", "as well"),
+        (w(json!({})), "nodes[0].signal", "missing"),
+        (w(json!({"signal": ""})), "nodes[0].signal", "no name of a signal"),
+        (w(json!({"signal": "s", "signals": ["t"]})), "nodes[0].signals", "as well"),
+        (w(json!({"signals": []})), "nodes[0].signals", "there are 0"),
+        (w(json!({"signals": ["s", "x".repeat(257)]})), "nodes[0].signals[1]", "no name of a signal"),
+        (w(json!({"signal": "s", "timeout": "soon"})), "nodes[0].timeout", "no duration"),
+        (w(json!({"signal": "s", "timeout": "0s"})), "nodes[0].timeout", "zero"),
+        (w(json!({"signal": "s", "match": "{{ true }}"})), "nodes[0].match", "bare expression"),
+        (w(json!({"signal": "s", "match": "signal.id == 1"})), "nodes[0].match", "followed by .name or .payload"),
+        (w(json!({"signal": "s", "match": "input"})), "nodes[0].match", "`input` is not known here"),
+        (w(json!({"signal": "s", "schema": {"type": 1}})), "nodes[0].schema", "is not valid"),
+        (w(json!({"signal": "{{ signal.name }}"})), "nodes[0].signal", "`signal.name` is not known here"),
+        (one(&json!({"id": "a", "type": "approval", "approvers": []})), "nodes[0].approvers", "there are 0"),
+        (one(&json!({"id": "a", "type": "approval", "signal": "s"})), "nodes[0].signal", "no such field"),
+        (e(json!([{"from": "a", "to": "b", "on": "timeout"}])), "edges[0]", "waits for no signal"),
         (one(&json!({"id": "a", "type": "fail"})), "nodes[0].name", "missing"),
         (one(&json!({"id": "a", "type": "fail", "name": "{{ x }}"})), "nodes[0].name", "there is no `x`"),
         (one(&json!({"id": "a", "type": "terminate"})), "nodes[0].state", "missing"),
@@ -294,11 +316,16 @@ fn a_full_definition_reads_back_the_same() {
             {"id": "refuse", "type": "fail", "name": "refused", "message": "no: {{ input }}"},
             {"id": "stop", "type": "terminate", "state": "failed", "error": {"name": "stopped", "message": "{{ nodes.refuse.error.message }}"}},
             {"id": "last", "type": "task", "handler": "h", "join": {"n": 2}},
+            {"id": "paid", "type": "wait", "signal": "paid:{{ run.input.order }}", "match": "signal.payload.order == run.input.order", "timeout": "2m",
+             "schema": {"type": "object"}},
+            {"id": "either", "type": "wait", "signals": ["yes", "no"]},
+            {"id": "ok", "type": "approval", "approvers": ["ann"], "timeout": "{{ nodes.note.output.pause }}", "schema": {"type": "boolean"}},
         ],
         "edges": [
             ["charge", "ship"], {"from": "charge", "to": "ship", "on": "failure", "when": "error.name == 'late'"},
             ["charge", "note"], ["note", "wait"], ["wait", "late"], ["late", "refuse"],
             {"from": "refuse", "to": "stop", "on": "failure"}, {"from": "wait", "to": "last", "on": "always"}, ["ship", "last"],
+            ["note", "paid"], {"from": "paid", "to": "either", "on": "timeout"}, ["note", "ok"],
         ],
         "output": {"charged": "{{ nodes.charge.output }}"},
     });
@@ -309,6 +336,10 @@ fn a_full_definition_reads_back_the_same() {
     assert_eq!(written["nodes"][0]["retry"]["initial"], "1s");
     assert_eq!(written["edges"][0], json!({"from": "charge", "to": "ship"}));
     assert_eq!(written["nodes"][7]["join"], 2);
+    assert_eq!(
+        (&written["nodes"][8]["timeout"], &written["nodes"][9]["signals"]),
+        (&json!("2m"), &json!(["yes", "no"]))
+    );
     assert_eq!(read.nodes[1].join, JoinRule::Any);
     assert_eq!(read.edges[1].on, On::Failure);
     assert!(matches!(&read.nodes[2].kind, NodeType::Set { output } if output.is_null()));

@@ -48,6 +48,8 @@ pub struct Ready {
     pub node: String,
     /// Its frame.
     pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
     /// What is to be done.
     pub work: Work,
     /// The number of the coming attempt.
@@ -85,6 +87,8 @@ pub enum Delay {
         /// What it said.
         error: Option<Value>,
     },
+    /// The time of a block: it fails if it has not ended by then.
+    Timeout,
     /// A worker that does not know the handler put it back.
     PutBack,
     /// The run is paused: a worker looks at the step again then.
@@ -98,6 +102,8 @@ pub struct Delayed {
     pub node: String,
     /// Its frame.
     pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
     /// What is to be done then.
     pub work: Work,
     /// The number of the coming attempt.
@@ -113,6 +119,27 @@ pub struct Delayed {
     pub delay: Delay,
 }
 
+/// A step that waits for a signal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Waiting {
+    /// The node's id.
+    pub node: String,
+    /// Its frame.
+    pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
+    /// The number of its attempt.
+    pub attempt: i32,
+    /// The names of the signals: one of them.
+    pub signals: Vec<String>,
+    /// When it began to wait.
+    pub since: DateTime<Utc>,
+    /// When its time is over, if that is bounded.
+    pub until: Option<DateTime<Utc>>,
+    /// How many signals of these names are there that were not for it, counted to a thousand for each.
+    pub untaken: i64,
+}
+
 /// A step job that a lane holds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Held {
@@ -120,6 +147,8 @@ pub struct Held {
     pub node: String,
     /// Its frame.
     pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
     /// What is being done.
     pub work: Work,
     /// The number of this attempt.
@@ -147,7 +176,7 @@ pub struct Held {
 /// A predecessor and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Predecessor {
-    /// The node's id.
+    /// The node's id, or an iteration such as `each[3]`.
     pub node: String,
     /// Where it stands.
     pub state: NodeState,
@@ -156,13 +185,16 @@ pub struct Predecessor {
 /// A join that has begun to count and still misses in-edges.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Join {
-    /// The node's id; `(end)` is the end of the run.
+    /// The node's id; `(end)` is the end of the run or of the body it is within. `(iterations)` are those of the block it is within, and
+    /// `(failed iterations)` those of them that failed.
     pub node: String,
     /// Its frame.
     pub frame: i32,
+    /// The iterations of blocks around it, such as `each[3] > retry[2]`; none in the run's own graph.
+    pub within: Option<String>,
     /// How many taken in-edges let it fire; 0 means that all must be resolved.
     pub need: i32,
-    /// In-edges in all.
+    /// In-edges in all, or iterations.
     pub in_edges: i32,
     /// In-edges resolved.
     pub resolved: i32,
@@ -170,9 +202,9 @@ pub struct Join {
     pub taken: i32,
     /// It fired early and counts on, so that the run ends only after all of it.
     pub fired: bool,
-    /// The predecessors that are not resolved, at most [`MAX_SHOWN`].
+    /// The predecessors that are not resolved, or the iterations that go on, at most [`MAX_SHOWN`].
     pub waits_for: Vec<Predecessor>,
-    /// How many those are in all.
+    /// How many those are in all, iterations yet to begin with them.
     pub waits_for_total: usize,
 }
 
@@ -209,6 +241,10 @@ pub struct Explanation {
     pub delayed: Vec<Delayed>,
     /// How many those are in all.
     pub delayed_total: i64,
+    /// Steps that wait for signals.
+    pub waiting: Vec<Waiting>,
+    /// How many those are in all.
+    pub waiting_total: i64,
     /// Step jobs that lanes hold.
     pub held: Vec<Held>,
     /// How many those are in all.

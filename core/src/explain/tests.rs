@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::state::StepState;
+use crate::graph::FAILURES;
 
 fn at(second: u32) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + i64::from(second), 0).unwrap()
@@ -14,6 +14,7 @@ fn step(number: i32, state: NodeState) -> StepView {
         node: format!("n{number}"),
         number,
         frame: 0,
+        within: None,
         node_type: "task".to_owned(),
         handler: Some("h".to_owned()),
         queue: "q".to_owned(),
@@ -31,6 +32,7 @@ fn join(node: &str, resolved: i32) -> Join {
     Join {
         node: node.to_owned(),
         frame: 0,
+        within: None,
         need: 0,
         in_edges: 0,
         resolved,
@@ -39,6 +41,10 @@ fn join(node: &str, resolved: i32) -> Join {
         waits_for: Vec::new(),
         waits_for_total: 0,
     }
+}
+
+fn counted(number: i32, node: &str, resolved: i32) -> Counted {
+    Counted { number, body: Some(0), iterations: None, join: join(node, resolved) }
 }
 
 fn worker(queue: &str, handler: &str) -> WorkerView {
@@ -66,6 +72,7 @@ fn ready() -> Ready {
     Ready {
         node: "n1".to_owned(),
         frame: 0,
+        within: None,
         work: Work::Run,
         attempt: 1,
         queue: "q".to_owned(),
@@ -95,6 +102,8 @@ fn explanation() -> Explanation {
         ready_total: 0,
         delayed: Vec::new(),
         delayed_total: 0,
+        waiting: Vec::new(),
+        waiting_total: 0,
         held: Vec::new(),
         held_total: 0,
         joins: Vec::new(),
@@ -113,9 +122,10 @@ fn a_join_names_the_predecessors_that_have_not_ended() {
         step(2, NodeState::Pending),
         step(3, NodeState::Step(S::Completed)), // fired early, counts on
     ];
-    let joins = vec![(2, join("n2", 1)), (3, join("n3", 1)), (END, join("(end)", 1))];
-    let in_edges = [(2, 0), (2, 1), (2, 1), (3, 0), (3, 1), (END, 2), (END, 3), (END, 3)];
-    let waiting = waiting(joins, &in_edges, &steps);
+    let joins = vec![counted(2, "n2", 1), counted(3, "n3", 1), counted(END, "(end)", 1)];
+    let in_edges =
+        [(0, 2, 0), (0, 2, 1), (0, 2, 1), (0, 3, 0), (0, 3, 1), (0, END, 2), (0, END, 3), (0, END, 3), (1, 2, 7)];
+    let waiting = waiting(joins, &in_edges, &[], &steps);
     let named = |place: usize| -> Vec<&str> { waiting[place].waits_for.iter().map(|p| p.node.as_str()).collect() };
     assert_eq!((waiting[0].in_edges, named(0)), (3, vec!["n1"]));
     assert!(!waiting[0].fired && waiting[1].fired);
@@ -125,8 +135,28 @@ fn a_join_names_the_predecessors_that_have_not_ended() {
 
 #[test]
 fn a_whole_join_waits_for_nothing() {
-    let waiting = waiting(vec![(2, join("n2", 2))], &[(2, 0), (2, 1)], &[]);
+    let waiting = waiting(vec![counted(2, "n2", 2)], &[(0, 2, 0), (0, 2, 1)], &[], &[]);
     assert!(waiting.is_empty());
+}
+
+#[test]
+fn a_block_names_the_iterations_that_go_on() {
+    let of_block = |number, node, resolved| {
+        let within = Some("each".to_owned());
+        Counted { number, body: None, iterations: Some(9), join: Join { frame: 4, within, ..join(node, resolved) } }
+    };
+    let joins = vec![of_block(END, "(iterations)", 3), of_block(FAILURES, "(failed iterations)", 1)];
+    let iterations = [(4, "each[3]".to_owned()), (4, "each[5]".to_owned()), (8, "other[1]".to_owned())];
+    let mut waiting = waiting(joins, &[], &iterations, &[]);
+    waiting[1].need = 3;
+    let said: Vec<String> = waiting.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "3 of 9 iterations of each have ended; waits for each[3] (running), each[5] (running) and 4 more",
+            "1 of 9 iterations of each failed, it fails with 3"
+        ]
+    );
 }
 
 #[test]
@@ -152,6 +182,7 @@ fn the_text_says_what_each_thing_waits_for() {
     answer.delayed = vec![Delayed {
         node: "pay".to_owned(),
         frame: 0,
+        within: None,
         work: Work::Run,
         attempt: 2,
         queue: "q".to_owned(),
@@ -167,6 +198,7 @@ fn the_text_says_what_each_thing_waits_for() {
     answer.held = vec![Held {
         node: "ship".to_owned(),
         frame: 0,
+        within: None,
         work: Work::Run,
         attempt: 1,
         claimed_at: Some(at(10)),
@@ -226,6 +258,7 @@ fn the_keys_of_the_json_are_the_fields() {
         delayed: vec![Delayed {
             node: "n".to_owned(),
             frame: 0,
+            within: None,
             work: Work::Wake,
             attempt: 1,
             queue: "q".to_owned(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
-use super::{Delay, Delayed, Explanation, Held, Join, MAX_AHEAD, Ready, Work};
+use super::{Delay, Delayed, Explanation, Held, Join, MAX_AHEAD, Ready, Waiting, Work};
 use crate::duration;
+use crate::inspect::place;
 use crate::state::RunState;
 
 impl Display for Explanation {
@@ -30,7 +31,11 @@ impl Display for Explanation {
                     state => write!(f, "{state}, started {age} ago")?,
                 }
                 let (ready, delayed, held) = (self.ready_total, self.delayed_total, self.held_total);
-                write!(f, "; {held} held, {ready} ready, {delayed} delayed, {} nodes pending", self.pending)?;
+                write!(f, "; {held} held, {ready} ready, {delayed} delayed, ")?;
+                if self.waiting_total > 0 {
+                    write!(f, "{} waiting, ", self.waiting_total)?;
+                }
+                write!(f, "{} nodes pending", self.pending)?;
             }
         }
         for step in &self.held {
@@ -46,6 +51,10 @@ impl Display for Explanation {
                 write!(f, "\n  {}", Line(step, *now))?;
             }
             more(f, self.delayed.len(), self.delayed_total, "delayed")?;
+            for step in &self.waiting {
+                write!(f, "\n  {}", Line(step, *now))?;
+            }
+            more(f, self.waiting.len(), self.waiting_total, "waiting")?;
         } else if self.ready_total + self.delayed_total > 0 {
             let left = self.ready_total + self.delayed_total;
             write!(f, "\n  still queued and dropped when they come up: {left}")?;
@@ -81,7 +90,7 @@ struct Line<'a, T>(&'a T, DateTime<Utc>);
 impl Display for Line<'_, Held> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
-        write!(f, "held: {}", what(&step.node, step.frame, step.work, step.attempt))?;
+        write!(f, "held: {}", what(&place(&step.node, step.frame, step.within.as_deref()), step.work, step.attempt))?;
         if let Some(claimed_at) = step.claimed_at {
             write!(f, " for {}", span(claimed_at, *now))?;
         }
@@ -111,7 +120,7 @@ impl Display for Line<'_, Ready> {
         write!(
             f,
             "ready: {} in queue {}, priority {}, for {}",
-            what(&step.node, step.frame, step.work, step.attempt),
+            what(&place(&step.node, step.frame, step.within.as_deref()), step.work, step.attempt),
             step.queue,
             step.priority,
             span(step.since, *now),
@@ -137,7 +146,7 @@ impl Display for Line<'_, Delayed> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
         let work = if step.work == Work::Wake { Work::Run } else { step.work };
-        let what = what(&step.node, step.frame, work, step.attempt);
+        let what = what(&place(&step.node, step.frame, step.within.as_deref()), work, step.attempt);
         if step.due_at <= *now {
             let late = span(step.due_at, *now);
             write!(f, "delayed: {what} was due {late} ago: any live worker makes it ready")?;
@@ -146,6 +155,7 @@ impl Display for Line<'_, Delayed> {
         }
         match &step.delay {
             Delay::RunAt => write!(f, ": the run was asked to start then"),
+            Delay::Timeout => write!(f, ": the block fails if it has not ended by then"),
             Delay::DelayNode => write!(f, ": a delay node"),
             Delay::Paused => write!(f, ": the run is paused"),
             Delay::PutBack => {
@@ -163,16 +173,46 @@ impl Display for Line<'_, Delayed> {
     }
 }
 
+impl Display for Line<'_, Waiting> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(step, now) = self;
+        let what = what(&place(&step.node, step.frame, step.within.as_deref()), Work::Run, step.attempt);
+        write!(f, "waiting: {what} for {} for the signal {}", span(step.since, *now), step.signals.join(" or "))?;
+        match step.until {
+            Some(until) if until <= *now => write!(f, "; its time was over {} ago", span(until, *now))?,
+            Some(until) => write!(f, "; its time is over at {}", when(until, *now))?,
+            None => {}
+        }
+        match step.untaken {
+            0 => Ok(()),
+            1 => write!(f, "; 1 signal of that name was not for it"),
+            untaken => write!(f, "; {untaken} signals of that name were not for it"),
+        }
+    }
+}
+
 impl Display for Join {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { node, in_edges, resolved, taken, need, .. } = self;
-        match (node.as_str(), self.fired, need) {
+        let Self { in_edges, resolved, taken, need, .. } = self;
+        let node = place(&self.node, self.frame, self.within.as_deref());
+        let within = self.within.as_deref().unwrap_or("a block");
+        match (self.node.as_str(), self.fired, need) {
+            ("(failed iterations)", ..) => {
+                return write!(f, "{resolved} of {in_edges} iterations of {within} failed, it fails with {need}");
+            }
+            ("(iterations)", ..) => write!(f, "{resolved} of {in_edges} iterations of {within} have ended")?,
+            ("(end)", ..) if self.frame > 0 => {
+                write!(f, "the end of {within} has {resolved} of {in_edges} sinks and early joins")?
+            }
             ("(end)", ..) => write!(f, "the end of the run has {resolved} of {in_edges} sinks and early joins")?,
             (_, true, _) => {
                 write!(f, "join {node} fired early and counts on: {resolved} of {in_edges} in-edges resolved")?
             }
             (_, false, 0) => write!(f, "join {node} has {resolved} of {in_edges} in-edges resolved, {taken} taken")?,
             (_, false, _) => write!(f, "join {node} has {taken} of the {need} taken in-edges it needs")?,
+        }
+        if self.waits_for.is_empty() && self.node == "(iterations)" {
+            return write!(f, "; the next are about to begin");
         }
         if self.waits_for.is_empty() {
             return write!(f, "; its predecessors have ended and are about to be counted");
@@ -210,15 +250,15 @@ impl Display for Error<'_> {
     }
 }
 
-fn what(node: &str, frame: i32, work: Work, attempt: i32) -> String {
-    let place = if frame == 0 { String::new() } else { format!(" of frame {frame}") };
+fn what(place: &str, work: Work, attempt: i32) -> String {
     match work {
-        Work::Run => format!("{node}{place}, attempt {attempt},"),
-        Work::Skip => format!("{node}{place}, to be skipped,"),
-        Work::Whole => format!("{node}{place}, whose in-edges are all counted now,"),
-        Work::Wake => format!("{node}{place}, attempt {attempt}, whose delay is over,"),
-        Work::Advance => format!("{node}{place}, whose successors are next,"),
-        Work::Unknown => format!("{node}{place}, of a kind this program does not know,"),
+        Work::Run => format!("{place}, attempt {attempt},"),
+        Work::Skip => format!("{place}, to be skipped,"),
+        Work::Whole => format!("{place}, whose in-edges are all counted now,"),
+        Work::Wake => format!("{place}, attempt {attempt}, whose delay is over,"),
+        Work::Advance if place.ends_with(')') => format!("{place},"),
+        Work::Advance => format!("{place}, whose successors are next,"),
+        Work::Unknown => format!("{place}, of a kind this program does not know,"),
     }
 }
 

@@ -556,6 +556,35 @@ impl<'a> Parser<'a> {
         let reference = match name {
             "error" => Reference::Error,
             "input" => Reference::Input,
+            "item" => Reference::Item,
+            "index" => Reference::Index,
+            "signal" => match self.part()?.as_deref() {
+                Some("name") => Reference::SignalName,
+                Some("payload") => Reference::SignalPayload,
+                _ => return Err(told("`signal` must be followed by .name or .payload".to_owned())),
+            },
+            "frame" => match self.part()?.as_deref() {
+                Some("input") => Reference::FrameInput(None),
+                Some("index") => Reference::FrameIndex(None),
+                _ => return Err(told("`frame` must be followed by .input or .index".to_owned())),
+            },
+            "frames" => {
+                let Some(id) = self.part()? else {
+                    return Err(told(
+                        "`frames` must be followed by the id of a block around, as in frames.each.input or \
+                         frames[\"each-order\"].input"
+                            .to_owned(),
+                    ));
+                };
+                match self.part()?.as_deref() {
+                    Some("input") => Reference::FrameInput(Some(id)),
+                    Some("index") => Reference::FrameIndex(Some(id)),
+                    _ => {
+                        let id: String = id.chars().take(60).collect();
+                        return Err(told(format!("`frames.{id}` must be followed by .input or .index")));
+                    }
+                }
+            }
             "run" => {
                 let fix = "`run` must be followed by .id, .workflow, .version, .input or .key";
                 match self.part()?.as_deref() {
@@ -579,6 +608,7 @@ impl<'a> Parser<'a> {
                     Some("output") => Reference::Output(id),
                     Some("error") => Reference::Failure(id),
                     _ => {
+                        let id: String = id.chars().take(60).collect();
                         return Err(told(format!("`nodes.{id}` must be followed by .output or .error")));
                     }
                 }
@@ -588,7 +618,8 @@ impl<'a> Parser<'a> {
             }
             _ => {
                 return Err(told(format!(
-                    "there is no `{name}`: an expression reads run, nodes, error and input; text goes in quotes"
+                    "there is no `{name}`: an expression reads run, nodes, error, input, item, index, frame and frames; \
+                     text goes in quotes"
                 )));
             }
         };

@@ -40,6 +40,11 @@ impl Template {
         Self(compile(value, Place::Start(path), problems))
     }
 
+    /// A template that gives this value.
+    pub(crate) fn constant(value: &Value) -> Self {
+        Self(Part::Constant(value.to_string()))
+    }
+
     /// Tells `found` what each expression reads, with the path of the text it stands in, `path` being the template's.
     pub(crate) fn each_reference(&self, path: &str, found: &mut dyn FnMut(Place<'_>, &[Reference])) {
         each_reference(&self.0, Place::Start(path), found);
@@ -48,6 +53,11 @@ impl Template {
     /// True if it holds no expression.
     pub fn is_constant(&self) -> bool {
         matches!(self.0, Part::Constant(_))
+    }
+
+    /// True if it is one expression and nothing else, so that it may give a value of any type.
+    pub(crate) fn is_expression(&self) -> bool {
+        matches!(self.0, Part::Value(_))
     }
 
     /// The value, as JSON that can be stored.

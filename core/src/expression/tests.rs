@@ -200,6 +200,12 @@ fn what_is_not_the_language_is_refused_with_a_reason() {
         ("nodes.a.x", "must be followed by .output or .error"),
         ("run", "must be followed by"),
         ("run.x", "must be followed by"),
+        ("frame", "`frame` must be followed by .input or .index"),
+        ("frame.item", "`frame` must be followed by .input or .index"),
+        ("frames", "the id of a block around"),
+        ("frames[run.input.x].input", "the id of a block around"),
+        ("frames.b", "`frames.b` must be followed by .input or .index"),
+        ("frames.b.output", "`frames.b` must be followed by .input or .index"),
         ("run[run.input.x]", "must be followed by"),
         ("1 | shell", "there is no filter `shell`"),
         ("1 is odd_one", "there is no test `odd_one`"),
@@ -249,6 +255,33 @@ fn references_are_found_wherever_they_stand() {
     let mut found: Vec<_> = expression.unwrap().references().iter().map(ToString::to_string).collect();
     found.sort();
     assert_eq!(found, ["error", "nodes.a.output", "nodes.b-1.c.error", "run.input", "run.key"]);
+}
+
+#[test]
+fn what_blocks_give_is_read() {
+    for (text, reference) in [
+        ("item", Reference::Item),
+        ("index", Reference::Index),
+        ("frame.input", Reference::FrameInput(None)),
+        ("frame.index", Reference::FrameIndex(None)),
+        ("frames.each.input", Reference::FrameInput(Some("each".to_owned()))),
+        ("frames['each-1'].index", Reference::FrameIndex(Some("each-1".to_owned()))),
+        ("frames.each['index']", Reference::FrameIndex(Some("each".to_owned()))),
+    ] {
+        for text in [text, &format!("[{text}.a, {text}]")] {
+            assert_eq!(Expression::compile(text).unwrap().references(), std::slice::from_ref(&reference), "{text}");
+        }
+        if !text.contains('[') {
+            assert_eq!(reference.to_string(), text);
+        }
+    }
+    let find = |reference: &Reference| match reference {
+        Reference::Item => Found::Json(Payload::of(&json!({"id": 7})).unwrap()),
+        Reference::FrameIndex(Some(_)) => Found::Number(3),
+        _ => Found::Null,
+    };
+    let template = Template::compile(&json!("{{ item.id }}-{{ frames.each.index + 1 }}"), "t", &mut Vec::new());
+    assert_eq!(template.render(&Scope::new(&find)).unwrap().as_str(), "\"7-4\"");
 }
 
 /// Everything here ends with an error, or with a small result, in bounded time and stack. It runs on a thread with
@@ -365,7 +398,7 @@ proptest! {
     #[test]
     fn no_expression_panics(
         parts in prop::collection::vec(prop_oneof![
-            Just("run.input"), Just("nodes.a.output"), Just("nodes"), Just("error"), Just(".x"), Just("[0]"), Just("[1:]"), Just("(")
+            Just("run.input"), Just("nodes.a.output"), Just("nodes"), Just("error"), Just("item"), Just("frame"), Just("frames.b"), Just(".index"), Just(".x"), Just("[0]"), Just("[1:]"), Just("(")
             , Just(")"), Just("["), Just("]"), Just("{"), Just("}"), Just("'k'"), Just(":"), Just(","), Just("1"), Just("2.5"), Just("-")
             , Just("+"), Just("*"), Just("**"), Just("~"), Just("|length"), Just("|join"), Just("|sort"), Just("|first"), Just("|items")
             , Just(" is "), Just("none"), Just(" not "), Just(" in "), Just(" and "), Just(" or "), Just(" if "), Just(" else ")

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Graph, Node, NodeNumber};
+use super::{BlockKind, BodyNumber, Graph, Node, NodeNumber, Signal};
 use crate::check::Program;
 use crate::duration;
 use crate::error::{DELAY_INVALID, EXPRESSION_FAILED, INPUT_INVALID, StepError};
-use crate::expression::{Found, Reference, Scope, Template};
+use crate::expression::{Expression, Found, Reference, Scope, Template};
 use crate::payload::Payload;
 use crate::state::RunState;
 
@@ -45,11 +46,57 @@ pub enum NodeResult {
     Failed(Payload),
 }
 
+/// What is known of one frame: an instance of a block, or of one of its bodies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameFacts {
+    /// Its number.
+    pub frame: i32,
+    /// The frame of the block's node; for a body, the frame that stands for the block.
+    pub parent: i32,
+    /// The block.
+    pub block: NodeNumber,
+    /// Which attempt of the block.
+    pub attempt: i32,
+    /// The item, the pass, or which of the block's bodies; -1 for an instance that is no body.
+    pub iteration: i32,
+    /// It stands for the block's attempt.
+    pub whole: bool,
+    /// Attempts of the block that failed before.
+    pub failed: i16,
+    /// How many iterations there are and how they go on, for an instance of a block that runs them at once.
+    pub bounds: Option<Bounds>,
+    /// What a body was given; null for an instance that is no body.
+    pub input: Payload,
+    /// The frames that led to it: the last passes, of a `while` that keeps only some; the body or the catch, before a `finally`.
+    pub before: Vec<i32>,
+    /// It is live, and all around it are.
+    pub live: bool,
+    /// When it began.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// How the iterations of a block that runs them at once go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// How many there are.
+    pub count: i32,
+    /// How many begin together.
+    pub chunk: i32,
+    /// How many chunks go on at a time.
+    pub ahead: i32,
+    /// How many may fail.
+    pub tolerated: i32,
+    /// How many must complete; 0: all.
+    pub need: i32,
+}
+
 /// The values of a run that are at hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Values {
     /// The run itself.
     pub run: Arc<RunFacts>,
+    /// The frames around the step, the outermost first; none in the run's own graph.
+    pub frames: Arc<[FrameFacts]>,
     /// Results of ended nodes, at least those the node in question needs.
     pub results: BTreeMap<NodeNumber, NodeResult>,
 }
@@ -57,7 +104,12 @@ pub struct Values {
 impl Values {
     /// The values of a run of which no node has ended.
     pub fn new(run: Arc<RunFacts>) -> Self {
-        Self { run, results: BTreeMap::new() }
+        Self { run, frames: Arc::default(), results: BTreeMap::new() }
+    }
+
+    /// The innermost body around the step; none in the run's own graph.
+    pub fn body_frame(&self) -> Option<&FrameFacts> {
+        self.frames.iter().rev().find(|frame| frame.iteration >= 0)
     }
 }
 
@@ -90,6 +142,8 @@ pub(crate) struct Extra<'a> {
     pub error: Option<&'a Payload>,
     /// What `input` means.
     pub input: Option<&'a Payload>,
+    /// What `signal` means.
+    pub signal: Option<&'a Signal>,
 }
 
 impl Graph {
@@ -127,7 +181,7 @@ impl Graph {
             return self.render(template, node, values, None);
         }
         match node.predecessors() {
-            [] => Ok(values.run.input.clone()),
+            [] => Ok(values.body_frame().map_or(&values.run.input, |frame| &frame.input).clone()),
             [only] => Ok(match values.results.get(only) {
                 Some(NodeResult::Completed(payload) | NodeResult::Failed(payload)) => payload.clone(),
                 None => Payload::null(),
@@ -200,14 +254,16 @@ impl Graph {
         Ok(Termination { state: *state, output, error })
     }
 
-    /// The run's output: the definition's template, else the only sink's output, or an object of the completed
-    /// sinks' outputs by id.
-    pub fn run_output(&self, values: &Values) -> Result<Payload, StepError> {
-        if let Some(template) = &self.output {
+    /// A body's output: the definition's template, else the only sink's output, or an object of the completed sinks' outputs by id.
+    pub fn body_output(&self, body: BodyNumber, values: &Values) -> Result<Payload, StepError> {
+        let Some(body) = self.body(body) else {
+            return Ok(Payload::null());
+        };
+        if let Some(template) = &body.output {
             let find = |reference: &Reference| self.find(reference, values, Extra::default());
             return template.render(&Scope::new(&find));
         }
-        match self.sinks() {
+        match body.sinks() {
             [only] => Ok(match values.results.get(only) {
                 Some(NodeResult::Completed(output)) => output.clone(),
                 _ => Payload::null(),
@@ -240,7 +296,31 @@ impl Graph {
             },
             Reference::Error => json(extra.error),
             Reference::Input => json(extra.input),
+            Reference::SignalName => extra.signal.map_or(Found::Null, |signal| Found::Text(signal.name.clone())),
+            Reference::SignalPayload => json(extra.signal.map(|signal| &signal.payload)),
+            Reference::Item | Reference::Index | Reference::FrameInput(_) | Reference::FrameIndex(_) => {
+                let Some(frame) = self.frame_named(reference, values) else {
+                    return Found::Null;
+                };
+                match reference {
+                    Reference::Item | Reference::FrameInput(_) => Found::Json(frame.input.clone()),
+                    _ => Found::Number(i64::from(frame.iteration)),
+                }
+            }
         }
+    }
+
+    /// The frame of a body that a reference names: the innermost, that of the innermost foreach, or that of a block by id.
+    fn frame_named<'v>(&self, reference: &Reference, values: &'v Values) -> Option<&'v FrameFacts> {
+        let named = |frame: &&FrameFacts| match reference {
+            Reference::FrameInput(Some(id)) | Reference::FrameIndex(Some(id)) => self.id(frame.block) == id,
+            Reference::Item | Reference::Index => {
+                let block = self.node(frame.block).and_then(Node::block);
+                block.is_some_and(|block| matches!(block.kind, BlockKind::Foreach { .. }))
+            }
+            _ => true,
+        };
+        values.frames.iter().rev().filter(|frame| frame.iteration >= 0).find(named)
     }
 
     /// An object of the completed nodes' outputs by id; their texts are copied as they are.
@@ -262,7 +342,32 @@ impl Graph {
         Payload::trusted(Arc::from(text))
     }
 
-    fn own(&self, number: NodeNumber) -> Result<(&Node, &Program), StepError> {
+    /// What a template of a block gives, where `input` is this.
+    pub(crate) fn rendered(
+        &self,
+        template: &Template,
+        node: &Node,
+        values: &Values,
+        input: &Payload,
+    ) -> Result<Payload, StepError> {
+        self.render(template, node, values, Some(input))
+    }
+
+    /// Whether a condition of a block holds, where `input` is this.
+    pub(crate) fn holds(
+        &self,
+        when: &Expression,
+        node: &Node,
+        values: &Values,
+        input: &Payload,
+    ) -> Result<bool, StepError> {
+        let find = |reference: &Reference| {
+            self.find(reference, values, Extra { error: error(node, values), input: Some(input), ..Extra::default() })
+        };
+        when.is_true(&Scope::new(&find))
+    }
+
+    pub(super) fn own(&self, number: NodeNumber) -> Result<(&Node, &Program), StepError> {
         let node = self.node(number).ok_or_else(|| {
             StepError::permanent(EXPRESSION_FAILED, &format!("this version has no node number {number}"))
         })?;
@@ -277,15 +382,15 @@ impl Graph {
         input: Option<&Payload>,
     ) -> Result<Payload, StepError> {
         let find = |reference: &Reference| {
-            self.find(reference, values, Extra { own: None, error: error(node, values), input })
+            self.find(reference, values, Extra { error: error(node, values), input, ..Extra::default() })
         };
         template.render(&Scope::new(&find))
     }
 
     /// The text of a template that may read the node's own input.
-    fn render_text(&self, template: &Template, node: &Node, values: &Values) -> Result<String, StepError> {
+    pub(super) fn render_text(&self, template: &Template, node: &Node, values: &Values) -> Result<String, StepError> {
         let input = self.input(node.number, values)?;
-        let extra = Extra { own: None, error: error(node, values), input: Some(&input) };
+        let extra = Extra { error: error(node, values), input: Some(&input), ..Extra::default() };
         let find = |reference: &Reference| self.find(reference, values, extra);
         template.render_text(&Scope::new(&find))
     }
@@ -298,18 +403,20 @@ impl Graph {
     }
 }
 
-/// The error of a node's only predecessor.
-fn error<'v>(node: &Node, values: &'v Values) -> Option<&'v Payload> {
-    let [only] = node.predecessors() else {
-        return None;
-    };
-    match values.results.get(only) {
-        Some(NodeResult::Failed(error)) => Some(error),
+/// What `error` means in a node: the error of its only predecessor; in an entry node of a body, what the body was given (only in a `catch` is it
+/// allowed there).
+pub(super) fn error<'v>(node: &Node, values: &'v Values) -> Option<&'v Payload> {
+    match node.predecessors() {
+        [] => values.body_frame().map(|frame| &frame.input),
+        [only] => match values.results.get(only) {
+            Some(NodeResult::Failed(error)) => Some(error),
+            _ => None,
+        },
         _ => None,
     }
 }
 
-fn other_type(node: &Node, word: &str) -> StepError {
+pub(super) fn other_type(node: &Node, word: &str) -> StepError {
     let message = format!("node `{}` is of type {}, not {word}", node.id, node.kind.word());
     StepError::permanent(EXPRESSION_FAILED, &message)
 }

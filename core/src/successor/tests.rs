@@ -45,7 +45,7 @@ fn a_chain_goes_on_and_its_last_node_ends_the_run() {
     let next = after(&graph, "a", Ending::Completed(&output));
     assert_eq!(next, Consequences { ready: vec![1], ..Consequences::default() });
     let next = after(&graph, "b", Ending::Completed(&output));
-    assert_eq!(next, Consequences { end: Some(RunEnd::Completed), ..Consequences::default() });
+    assert_eq!(next, Consequences { end: Some(BodyEnd::Completed), ..Consequences::default() });
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_failure_no_edge_takes_fails_the_run_and_nothing_else() {
     );
     let error = StepError::permanent("early", "no");
     let next = after(&graph, "a", Ending::GaveUp(&error));
-    assert_eq!(next, Consequences { end: Some(RunEnd::Failed(error)), ..Consequences::default() });
+    assert_eq!(next, Consequences { end: Some(BodyEnd::Failed(error)), ..Consequences::default() });
     let late = StepError::permanent("late", "no");
     let next = after(&graph, "a", Ending::GaveUp(&late));
     assert_eq!((next.ready.as_slice(), next.end.as_ref()), ([2].as_slice(), None));
@@ -119,7 +119,7 @@ fn tokens_for_joins_are_added_up_and_sorted() {
     ], "edges": [["a", "k"], ["b", "k"], ["a", "j"], {"from": "a", "to": "j", "on": "failure"}, {"from": "a", "to": "j", "on": "always"}]}));
     assert_eq!(after(&graph, "a", Ending::Completed(&Payload::null())).arrivals, [arrival(1, 3, 2), arrival(2, 1, 1)]);
     // j and k are sinks and j fires early.
-    assert_eq!(graph.join(END).unwrap().indegree, 3);
+    assert_eq!(graph.bodies()[0].end_join().unwrap().indegree, 3);
     assert_eq!(after(&graph, "j", Ending::Completed(&Payload::null())).arrivals, [arrival(END, 1, 1)]);
     assert_eq!(after(&graph, "j", Ending::Skipped).arrivals, [arrival(END, 1, 0)]);
     assert_eq!(after(&graph, "j", Ending::Rested).arrivals, [arrival(END, 1, 0)]);
@@ -135,7 +135,7 @@ fn skipping_goes_deep_without_a_deep_stack() {
     edges[0] = json!({"from": "n0", "to": "n1", "when": "false"});
     let graph = tasks(&ids, &json!(edges));
     let next = after(&graph, "n0", Ending::Completed(&Payload::null()));
-    assert_eq!((next.skips.len(), next.end), (count - 1, Some(RunEnd::Completed)));
+    assert_eq!((next.skips.len(), next.end), (count - 1, Some(BodyEnd::Completed)));
 }
 
 #[test]

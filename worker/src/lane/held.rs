@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::{Ended, Ending};
-use longshore_core::graph::{NodeResult, RunFacts, Values};
+use longshore_core::frame::Child;
+use longshore_core::graph::{Body, FrameFacts, NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claimed, HeldStep};
+use longshore_core::results::Instance;
 use longshore_core::state::RunState;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::StepMetrics;
+use crate::prepare::Heard;
 use crate::versions::Version;
 
 /// A step's successors stay with its lane for so many hops and so long while other work waits, then they queue like everyone.
@@ -28,6 +31,14 @@ pub(crate) struct Held {
     pub(crate) live: bool,
     /// The run was paused when the step was claimed.
     pub(crate) paused: bool,
+    /// What an engine step of a block was read: the instances it is about.
+    pub(crate) instances: Vec<Instance>,
+    /// The iterations of its block.
+    pub(crate) iterations: Vec<Child>,
+    /// And the items of the iterations it opens.
+    pub(crate) items: Option<Payload>,
+    /// What a step of a wait was read.
+    pub(crate) heard: Heard,
     /// `values.run.input` is the run's input.
     pub(crate) input_at_hand: bool,
     /// When its first attempt began, where its policy bounds the time since then.
@@ -81,12 +92,25 @@ impl Finished {
                 _ => {}
             }
         }
+        if step.frame != before.step.frame {
+            let frames = self.frames_of(step.frame);
+            // nodes of another frame have the same numbers: only what is around both frames is known of this one, too
+            let graph = &before.version.graph;
+            let around =
+                |node| graph.frame_of(node, &frames).filter(|of| graph.frame_of(node, &values.frames) == Some(*of));
+            values.results.retain(|node, _| around(*node).is_some());
+            values.frames = frames;
+        }
         Held {
             step,
             version: before.version.clone(),
             values,
             live: true,
             paused: false,
+            instances: Vec::new(),
+            iterations: Vec::new(),
+            items: None,
+            heard: Heard::default(),
             input_at_hand: before.input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,
@@ -99,7 +123,41 @@ impl Finished {
     }
 }
 
+impl Finished {
+    /// The frames around a step of a frame that began with this step; none where it is not known, and will be read.
+    fn frames_of(&self, frame: i32) -> Arc<[FrameFacts]> {
+        let Ending::Opened(opening) = &self.ending else {
+            return Arc::default();
+        };
+        let Some(own) = opening.frames.iter().find(|facts| facts.frame == frame) else {
+            return Arc::default();
+        };
+        let whole = opening.frames.first().filter(|first| first.whole && first.frame != frame);
+        self.held.values.frames.iter().chain(whole).chain([own]).cloned().collect()
+    }
+}
+
 impl Held {
+    /// A step that the end of a frame, or of a count, made within the lane: it stays no longer than what made it would.
+    pub(super) fn stay_like(&mut self, finished: &[Finished]) {
+        let of_run = finished.iter().filter(|finished| finished.held.step.run_id == self.step.run_id);
+        if let Some(before) = of_run.max_by_key(|finished| finished.held.hops) {
+            self.hops = before.held.hops + 1;
+            self.since = before.held.since;
+        }
+    }
+
+    /// The body that the step belongs to; none for an engine step of a block.
+    pub(crate) fn body(&self) -> Option<&Body> {
+        let graph = &self.version.graph;
+        graph.body(self.values.frames.last().map_or(Some(0), |frame| graph.body_of(frame))?)
+    }
+
+    /// What is known of the step's frame, and those around it, is at hand.
+    pub(crate) fn knows_its_frames(&self) -> bool {
+        self.values.frames.last().map_or(0, |frame| frame.frame) == self.step.frame
+    }
+
     /// Drop the values that neither this step nor its edges refer to.
     pub(crate) fn keep_needed_values(&mut self) {
         if let Some(node) = self.version.graph.node(self.step.node) {
@@ -124,6 +182,10 @@ impl Held {
             values: Values::new(Arc::new(run)),
             live: run_state.is_some_and(|state| !state.has_ended()),
             paused: run_state == Some(RunState::Paused),
+            instances: Vec::new(),
+            iterations: Vec::new(),
+            items: None,
+            heard: Heard::default(),
             input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,

@@ -1,12 +1,12 @@
 //! Passing the baton: the plan of a cycle, its answer, and what the lane holds then.
 
-use std::collections::HashSet;
-use std::sync::PoisonError;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
-use longshore_core::cycle::{self, Baton, Due, HeldRow, Pass, Passed};
+use longshore_core::cycle::{self, Baton, Closing, Due, HeldRow, Pass, Passed};
 use longshore_core::error::{self, StepError};
 use longshore_core::queue::{Claimed, HeldStep, StepKey};
 use longshore_core::state::{Outcome, RunState};
@@ -69,7 +69,11 @@ impl Lane {
         let mut bytes = 0;
         let fits = |finished: &&Finished| {
             bytes += match &finished.ending {
-                Ending::Completed(output) => output.len(),
+                Ending::Completed(output)
+                | Ending::BodyCompleted(output)
+                | Ending::BlockEnds(Ok(output))
+                | Ending::BlockEnded { result: Ok(output), .. } => output.len(),
+                Ending::Opened(opening) => opening.bytes(),
                 _ => 256,
             };
             bytes <= MAX_BATCH_BYTES
@@ -103,8 +107,13 @@ impl Lane {
         let wishes = |token: &Token| self.wishes.iter().any(|(wishing, _)| wishing == token);
         let held = self.held.iter().filter(|(token, _)| !wishes(token)).map(|(_, held)| held);
         batch.held = held.chain(staying.iter().map(|f| &f.held)).filter_map(|held| row(&held.step)).collect();
-        batch.known_closings =
-            batch.ended_runs.iter().filter_map(|run| self.closed.get(run)).flatten().copied().collect();
+        batch.known_closings = batch
+            .ended_runs
+            .iter()
+            .filter_map(|run| self.closed.get(run))
+            .flatten()
+            .map(|closing| closing.close_id)
+            .collect();
         batch.look = now >= self.last_look + LOOK_EVERY || ended.is_empty();
         let (claim, sweep) = self.claim(&plan.room, now);
         plan.batch.claim = claim;
@@ -137,12 +146,19 @@ impl Lane {
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         self.count(&finished, &plan, &passed);
         let mut new = self.continued(plan, &finished, passed.at).await;
+        let (followed, claimed): (Vec<_>, Vec<_>) = passed.new.into_iter().partition(|(_, seq)| seq.is_none());
+        let mut followed = self.admit(followed.into_iter().map(|(claimed, _)| claimed).collect()).await;
+        followed.iter_mut().for_each(|held| held.stay_like(&finished));
+        new.extend(followed);
         drop(finished);
-        new.extend(self.admit(passed.new.into_iter().map(|(claimed, _)| claimed).collect()).await);
+        new.extend(self.admit(claimed.into_iter().map(|(claimed, _)| claimed).collect()).await);
         self.heed(&passed.closings);
         for held in &mut new {
             // its run was closed while the cycle that keeps it was under way
-            held.live &= !passed.closings.iter().any(|(run, _)| *run == held.step.run_id);
+            held.live &= !passed
+                .closings
+                .iter()
+                .any(|closing| closing.run_id == held.step.run_id && closing.concerns(&held.values.frames));
         }
         self.take_on(new).await;
     }
@@ -164,15 +180,24 @@ impl Lane {
             .collect();
         for held in &mut kept {
             held.live = !ended.contains(&held.step.key());
+            // what the lost answer said of closings is read again with the frames
+            held.values.frames = Arc::default();
         }
-        let known: HashSet<StepKey> = self
-            .held
-            .values()
-            .chain(self.finished.iter().map(|f| &f.held))
-            .chain(&kept)
-            .map(|held| held.step.key())
+        // as often as it is held: two step jobs that look for a signal may be alike, and each of them has to look
+        let mut known: HashMap<StepKey, usize> = HashMap::new();
+        for held in self.held.values().chain(self.finished.iter().map(|f| &f.held)).chain(&kept) {
+            *known.entry(held.step.key()).or_default() += 1;
+        }
+        let unknown = listed
+            .into_iter()
+            .filter(|claimed| match known.get_mut(&claimed.step.key()) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    false
+                }
+                _ => true,
+            })
             .collect();
-        let unknown = listed.into_iter().filter(|claimed| !known.contains(&claimed.step.key())).collect();
         let mut new = self.admit(unknown).await;
         new.extend(kept);
         self.take_on(new).await;
@@ -236,9 +261,13 @@ impl Lane {
             let Some(before) = before.or_else(|| finished.iter().find(|f| f.held.step.run_id == step.run_id)) else {
                 continue;
             };
-            // nor is an output at hand that the step's edges made a failure of
-            let failed = |from| plan.outcomes.get(from) == Some(&Some(Outcome::Failed));
-            let overruled = matches!(before.ending, Ending::Completed(_)) && from.is_some_and(failed);
+            // nor is an output at hand that the step's edges made a failure of, nor one that its policy on errors made of a failure
+            let recorded = |as_what| from.and_then(|from| plan.outcomes.get(from)) == Some(&Some(as_what));
+            let overruled = match before.ending {
+                Ending::Completed(_) => recorded(Outcome::Failed),
+                Ending::Failed { .. } => recorded(Outcome::Completed),
+                _ => false,
+            };
             kept.push(before.continue_with(step, from.is_some() && !overruled));
         }
         kept
@@ -268,7 +297,7 @@ impl Lane {
                 Decided::Start(held, start) => {
                     self.next_token += 1;
                     let token = self.next_token;
-                    if self.closed.contains_key(&held.step.run_id) {
+                    if self.is_closed(&held) {
                         self.finish(held, Ending::Canceled, None);
                         continue;
                     }
@@ -286,27 +315,33 @@ impl Lane {
     }
 
     /// Runs were closed: tell their handlers; what finishes of them is recorded as canceled.
-    fn heed(&mut self, closings: &[(Uuid, i64)]) {
+    fn heed(&mut self, closings: &[Closing]) {
         if closings.is_empty() && self.closed.is_empty() {
             return;
         }
         let runs: HashSet<Uuid> =
             self.held.values().chain(self.finished.iter().map(|f| &f.held)).map(|h| h.step.run_id).collect();
         self.closed.retain(|run, _| runs.contains(run));
-        for (run, closing) in closings.iter().filter(|(run, _)| runs.contains(run)) {
-            let known = self.closed.entry(*run).or_default();
+        for closing in closings.iter().filter(|closing| runs.contains(&closing.run_id)) {
+            let known = self.closed.entry(closing.run_id).or_default();
             if !known.contains(closing) {
                 known.push(*closing);
             }
         }
-        for held in self.held.values().filter(|held| self.closed.contains_key(&held.step.run_id)) {
+        for held in self.held.values().filter(|held| self.is_closed(held)) {
             held.cancellation.cancel();
         }
-        for finished in &mut self.finished {
-            if self.closed.contains_key(&finished.held.step.run_id) {
-                finished.ending = Ending::Canceled;
-            }
+        let mut finished = std::mem::take(&mut self.finished);
+        for finished in finished.iter_mut().filter(|finished| self.is_closed(&finished.held)) {
+            finished.ending = Ending::Canceled;
         }
+        self.finished = finished;
+    }
+
+    /// The step's run was closed, or a frame around it.
+    pub(super) fn is_closed(&self, held: &Held) -> bool {
+        let closings = self.closed.get(&held.step.run_id).into_iter().flatten();
+        closings.into_iter().any(|closing| closing.concerns(&held.values.frames))
     }
 
     /// Postgres refuses what follows from the one step of this batch: the step fails for good. False when that was refused too.

@@ -53,13 +53,18 @@ fn the_shape_is_known() {
     let graph = diamond();
     assert_eq!((graph.entries(), graph.sinks(), graph.first_node()), ([0, 1].as_slice(), [3, 4].as_slice(), START));
     assert_eq!(graph.join(2), Some(crate::graph::Join { indegree: 2, need: 0 }));
-    assert_eq!(graph.join(END), Some(crate::graph::Join { indegree: 2, need: -1 }));
+    assert_eq!(graph.bodies()[0].end_join(), Some(crate::graph::Join { indegree: 2, need: -1 }));
     assert_eq!((graph.join(0), graph.join(3), graph.join(99)), (None, None, None));
-    assert!(graph.end_needed() && !graph.is_chain());
+    assert!(graph.bodies()[0].end_needed() && !graph.is_chain());
     assert_eq!(graph.queues().iter().map(|queue| &**queue).collect::<Vec<_>>(), ["q"]);
     assert_eq!((graph.number("e"), graph.number("z"), graph.id(4), graph.id(END)), (Some(4), None, "e", "end"));
     let chain = graph_of_chain();
-    assert!(chain.is_chain() && !chain.end_needed() && chain.first_node() == 0 && chain.join(END).is_none());
+    assert!(
+        chain.is_chain()
+            && !chain.bodies()[0].end_needed()
+            && chain.first_node() == 0
+            && chain.bodies()[0].end_join().is_none()
+    );
     let NodeKind::Task { timeout, .. } = &chain.node(0).unwrap().kind else { panic!() };
     assert_eq!(*timeout, crate::definition::DEFAULT_TIMEOUT);
 }
@@ -74,7 +79,7 @@ fn one_sink_that_is_an_early_join_needs_an_end() {
         &json!({"name": "w", "nodes": [task("a"), task("b"), {"id": "c", "type": "task", "handler": "h", "join": "any"}],
         "edges": [["a", "c"], ["b", "c"]]}),
     );
-    assert_eq!(graph.join(END).map(|join| join.indegree), Some(2));
+    assert_eq!(graph.bodies()[0].end_join().map(|join| join.indegree), Some(2));
     assert!(graph.join(2).unwrap().fires_early());
 }
 
@@ -86,14 +91,14 @@ fn needs_name_what_is_read_and_not_the_node_itself() {
     // Its predecessors for its input, `a` and the run's input for the condition of its edge.
     assert_eq!(needs(2), crate::graph::Needs { run_input: true, nodes: vec![0, 1] });
     assert_eq!(needs(3), crate::graph::Needs { run_input: false, nodes: vec![2] });
-    assert_eq!(graph.end_needs(), &crate::graph::Needs { run_input: false, nodes: vec![3, 4] });
+    assert_eq!(graph.bodies()[0].end_needs(), &crate::graph::Needs { run_input: false, nodes: vec![3, 4] });
 
     let graph = self::graph(&json!({"name": "w", "output": "{{ nodes.b.output }}", "nodes": [task("a"), task("b"),
         {"id": "c", "type": "set", "input": null, "output": "{{ error.name }} {{ nodes.a.output }}"}],
         "edges": [["a", "b"], {"from": "b", "to": "c", "on": "always", "when": "nodes.b.output.go"}]}));
     assert_eq!(graph.node(2).unwrap().needs().nodes, [0, 1]);
     assert_eq!(graph.node(1).unwrap().needs().nodes, [0]);
-    assert_eq!(graph.end_needs().nodes, [1]);
+    assert_eq!(graph.bodies()[0].end_needs().nodes, [1]);
 }
 
 #[test]
@@ -124,15 +129,15 @@ fn two_edges_of_one_predecessor_pass_its_output() {
 fn outputs_of_a_run_come_from_sinks_or_the_template() {
     let graph = diamond();
     let values = with(&json!(null), &[(0, json!(0)), (3, json!({"d": 1}))]);
-    assert_eq!(graph.run_output(&values).unwrap().as_str(), r#"{"d":{"d":1}}"#);
+    assert_eq!(graph.body_output(0, &values).unwrap().as_str(), r#"{"d":{"d":1}}"#);
     let chain = graph_of_chain();
-    assert_eq!(chain.run_output(&with(&json!(null), &[(2, json!("last"))])).unwrap().as_str(), r#""last""#);
-    assert_eq!(chain.run_output(&with(&json!(null), &[])).unwrap(), Payload::null());
+    assert_eq!(chain.body_output(0, &with(&json!(null), &[(2, json!("last"))])).unwrap().as_str(), r#""last""#);
+    assert_eq!(chain.body_output(0, &with(&json!(null), &[])).unwrap(), Payload::null());
     let graph = self::graph(
         &json!({"name": "w", "nodes": [task("a")], "output": {"k": "{{ run.key }}", "v": "{{ run.version }}",
         "id": "{{ run.id }}", "w": "{{ run.workflow }}", "a": "{{ nodes.a.output.x }}", "e": "{{ nodes.a.error }}"}}),
     );
-    let output = graph.run_output(&with(&json!(null), &[(0, json!({"x": [1]}))])).unwrap().value();
+    let output = graph.body_output(0, &with(&json!(null), &[(0, json!({"x": [1]}))])).unwrap().value();
     let id = "00000000-0000-0000-0000-000000000000";
     assert_eq!(output, json!({"k": "k-1", "v": 2, "id": id, "w": "w", "a": [1], "e": null}));
 }

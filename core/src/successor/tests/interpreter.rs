@@ -10,7 +10,7 @@ use super::{graph, values};
 use crate::error::StepError;
 use crate::graph::{END, Graph, NodeNumber, NodeResult};
 use crate::payload::Payload;
-use crate::successor::{Consequences, Ending, RunEnd, successor};
+use crate::successor::{BodyEnd, Consequences, Ending, successor};
 
 #[derive(Clone, Debug)]
 struct Node {
@@ -122,7 +122,7 @@ struct Driven<'g> {
     counts: BTreeMap<NodeNumber, (i32, i32)>,
     fired: BTreeSet<NodeNumber>,
     states: BTreeMap<usize, State>,
-    ends: Vec<RunEnd>,
+    ends: Vec<BodyEnd>,
     run: crate::graph::Values,
 }
 
@@ -162,7 +162,7 @@ impl<'g> Driven<'g> {
             }
             Due::Rest(node) => successor(self.graph, node, Ending::Rested, &self.run),
             Due::End => {
-                self.ends.push(RunEnd::Completed);
+                self.ends.push(BodyEnd::Completed);
                 Ok(Consequences::default())
             }
         };
@@ -176,7 +176,9 @@ impl<'g> Driven<'g> {
         }
         self.due.extend(next.ready.iter().map(|node| Due::Run(*node)));
         for arrival in &next.arrivals {
-            let join = self.graph.join(arrival.node).expect("a join");
+            let end = || self.graph.bodies().first()?.end_join();
+            let join = if arrival.node == END { end() } else { self.graph.join(arrival.node) };
+            let join = join.expect("a join");
             let (resolved, taken) = self.counts.entry(arrival.node).or_default();
             let before = *taken;
             *resolved += arrival.resolved;
@@ -256,13 +258,13 @@ proptest! {
         let mut run = Driven::new(&graph, &nodes);
         let mut picks = picks.into_iter().cycle();
         let mut steps = 0;
-        while !run.due.is_empty() && !run.ends.iter().any(|end| matches!(end, RunEnd::Failed(_))) {
+        while !run.due.is_empty() && !run.ends.iter().any(|end| matches!(end, BodyEnd::Failed(_))) {
             run.step(picks.next().unwrap_or(0));
             steps += 1;
             prop_assert!(steps < 1_000);
         }
         if unhandled {
-            prop_assert!(matches!(run.ends.as_slice(), [.., RunEnd::Failed(_)]), "{:?}", run.ends);
+            prop_assert!(matches!(run.ends.as_slice(), [.., BodyEnd::Failed(_)]), "{:?}", run.ends);
             prop_assert_eq!(run.ends.len(), 1, "it ended before the failure");
             // What was decided by then is what would have been decided.
             for (number, state) in &run.states {
@@ -270,10 +272,11 @@ proptest! {
             }
         } else {
             prop_assert_eq!(&run.states, &expected);
-            prop_assert_eq!(&run.ends, &vec![RunEnd::Completed]);
+            prop_assert_eq!(&run.ends, &vec![BodyEnd::Completed]);
             prop_assert_eq!(expected.len(), nodes.len(), "something is left undecided");
             for (join, (resolved, _)) in &run.counts {
-                prop_assert_eq!(*resolved, graph.join(*join).expect("a join").indegree);
+                let join = if *join == END { graph.bodies()[0].end_join() } else { graph.join(*join) };
+                prop_assert_eq!(*resolved, join.expect("a join").indegree);
             }
         }
     }
