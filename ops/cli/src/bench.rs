@@ -53,13 +53,13 @@ pub struct Bench {
 /// What was measured. The names are those of `-o json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
-    /// chain, fan, single, hop or start.
+    /// chain, fan, single, hop, foreach, while or start.
     pub scenario: &'static str,
     /// Runs measured.
     pub runs: u64,
     /// Steps measured.
     pub steps: u64,
-    /// From the first claim (hop, start: from the first start) to the end of the last step, by Postgres' clock.
+    /// From the first claim (hop, while, start: from the first start) to the end of the last step, by Postgres' clock.
     pub seconds: f64,
     /// Steps ended per second.
     pub steps_per_s: f64,
@@ -69,7 +69,7 @@ pub struct Figures {
     pub postgres_cpu_us_per_step: Option<f64>,
     /// CPU time of the worker processes per step.
     pub worker_cpu_us_per_step: f64,
-    /// Half of the latencies were at most this. Which latency: chain, fan, single: from a step's claim to its recorded end; hop: between the
+    /// Half of the latencies were at most this. Which latency: chain, fan, single, foreach: from a step's claim to its recorded end; hop, while: between the
     /// ends of consecutive steps; start: from the call of the library to the first line of the handler.
     pub p50_ms: f64,
     /// 99 of 100 latencies were at most this.
@@ -138,7 +138,7 @@ impl Bench {
         let spawn = Spawn { longshore, url: scratch.url(), workers: self.workers, slots: self.slots, logs };
         let load_before = usage::load_average();
         let window = match self.scenario {
-            Scenario::Hop { .. } | Scenario::Start { .. } => self.one_by_one(&spawn, &enqueuer, &mut session).await?,
+            scenario if scenario.one_by_one() => self.one_by_one(&spawn, &enqueuer, &mut session).await?,
             _ => self.drain(&spawn, &enqueuer, scratch, &mut session).await?,
         };
         let load_after = usage::load_average();
@@ -220,11 +220,13 @@ impl Bench {
     async fn figures(&self, window: &Window, session: &mut PgConnection) -> Result<Figures> {
         let scenario = self.scenario;
         let steps = scenario.runs() * scenario.steps_per_run();
-        let end = database::nth_finish(session, steps).await?;
+        let end = database::nth_finish(session, scenario.runs() * scenario.attempts_per_run()).await?;
         let seconds = (end - window.from).to_std().context("the steps ended before they were claimed")?.as_secs_f64();
         let Percentiles { p50, p99 } = match (window.latencies, scenario) {
             (Some(latencies), _) => latencies,
-            (None, Scenario::Hop { .. }) => database::hops(session, WARM_UP_HOPS.min(steps / 2)).await?,
+            (None, Scenario::Hop { .. } | Scenario::While { .. }) => {
+                database::hops(session, WARM_UP_HOPS.min(steps / 2)).await?
+            }
             (None, _) => database::held(session).await?,
         };
         // a backlog goes on a little after the last measured step: what it cost belongs to all that ended by then

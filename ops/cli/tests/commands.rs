@@ -189,9 +189,13 @@ fn a_run_that_is_not_finished_is_explained_and_canceled(shell: &Shell) {
     let run_id = started["run_id"].as_str().unwrap();
     let explained = shell.documented("run explain", &[run_id]);
     assert_eq!(explained["run_id"], run_id);
+    let sent = shell.documented("run signal", &[run_id, "paid", "{\"by\": \"card\"}", "--key", "k"]);
+    assert_eq!(shell.json(&["run", "signal", run_id, "paid", "--key", "k"]), sent, "the same key is the same signal");
+    assert_eq!(shell.code(&["run", "signal", run_id, "paid", "{"]).0, Some(2));
     let canceled = shell.documented("run cancel", &[run_id, "--reason", "enough"]);
     assert_eq!(canceled, json!({"run_id": run_id, "state": "canceled", "changed": true}));
     assert_eq!(shell.json(&["run", "cancel", run_id])["changed"], false);
+    assert_eq!(shell.code(&["run", "signal", run_id, "paid"]).0, Some(4), "it has ended");
     let (code, stderr) = shell.code(&["run", "watch", run_id]);
     assert_eq!(code, Some(1), "{stderr}");
 }

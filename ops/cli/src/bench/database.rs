@@ -177,14 +177,14 @@ pub(super) async fn check_books(session: &mut PgConnection, scenario: Scenario) 
 impl Books {
     fn problems(&self, scenario: Scenario) -> Vec<String> {
         let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let steps = count(scenario.steps_per_run());
+        let attempts = count(scenario.attempts_per_run());
         // what was not measured may still wait, whole
         let waits = if scenario.started() > scenario.runs() { self.live_runs } else { 0 };
         let expected = [
             ("runs", self.runs, count(scenario.started())),
             ("live runs", self.live_runs, waits),
             ("completed runs", self.completed_runs, self.runs - waits),
-            ("completed attempts", self.completed_attempts, self.completed_runs * steps),
+            ("completed attempts", self.completed_attempts, self.completed_runs * attempts),
             ("attempts", self.attempts, self.completed_attempts),
             ("steps completed twice", self.doubles, 0),
             ("ready steps", self.ready, waits),

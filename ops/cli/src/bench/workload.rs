@@ -43,6 +43,20 @@ pub enum Scenario {
         /// Steps of each.
         steps: u32,
     },
+    /// Runs of one `foreach` whose body is one step, all enqueued before.
+    Foreach {
+        /// How many runs.
+        runs: u64,
+        /// Items of each.
+        items: u32,
+    },
+    /// One run of one `while` whose body is one step at a time.
+    While {
+        /// How many runs, one after another.
+        runs: u64,
+        /// Passes of each.
+        passes: u32,
+    },
     /// Runs of a single step, started one at a time through the library while the fleet is idle.
     Start {
         /// How many runs.
@@ -58,6 +72,8 @@ impl Scenario {
             Self::Fan { .. } => "fan",
             Self::Single { .. } => "single",
             Self::Hop { .. } => "hop",
+            Self::Foreach { .. } => "foreach",
+            Self::While { .. } => "while",
             Self::Start { .. } => "start",
         }
     }
@@ -69,6 +85,8 @@ impl Scenario {
             | Self::Fan { runs, .. }
             | Self::Single { runs, .. }
             | Self::Hop { runs, .. }
+            | Self::Foreach { runs, .. }
+            | Self::While { runs, .. }
             | Self::Start { runs } => runs,
         }
     }
@@ -81,13 +99,30 @@ impl Scenario {
         }
     }
 
-    /// Steps of each run.
+    /// Calls of the handler in each run.
     pub fn steps_per_run(self) -> u64 {
         match self {
             Self::Chain { steps, .. } | Self::Hop { steps, .. } => steps.into(),
             Self::Fan { width, .. } => u64::from(width) + 2,
+            Self::Foreach { items, .. } => items.into(),
+            Self::While { passes, .. } => passes.into(),
             Self::Single { .. } | Self::Start { .. } => 1,
         }
+    }
+
+    /// Attempts of each run on record: a block has one of its own, and one that counts its iterations.
+    pub fn attempts_per_run(self) -> u64 {
+        self.steps_per_run()
+            + match self {
+                Self::Foreach { .. } => 2,
+                Self::While { .. } => 1,
+                _ => 0,
+            }
+    }
+
+    /// Whether its runs are started one after another.
+    pub fn one_by_one(self) -> bool {
+        matches!(self, Self::Hop { .. } | Self::While { .. } | Self::Start { .. })
     }
 
     /// The workflow's name.
@@ -97,6 +132,9 @@ impl Scenario {
 
     /// The workflow, as a definition that can be published.
     pub(super) fn definition(self) -> Value {
+        if let Some(block) = self.block() {
+            return json!({"name": self.workflow(), "queue": QUEUE, "nodes": [block]});
+        }
         let steps = self.steps_per_run();
         let handler = if matches!(self, Self::Start { .. }) { TIMED } else { COUNTED };
         let node = |number: u64| json!({"id": format!("n{number}"), "type": "task", "handler": handler});
@@ -112,6 +150,24 @@ impl Scenario {
             "nodes": (0..steps).map(node).collect::<Vec<_>>(),
             "edges": edges,
         })
+    }
+}
+
+impl Scenario {
+    /// The block that is all there is of its workflow.
+    fn block(self) -> Option<Value> {
+        let input = |n: &str| json!({"ok": true, "n": n});
+        let body = |n: &str| json!({"nodes": [{"id": "n0", "type": "task", "handler": COUNTED, "input": input(n)}]});
+        match self {
+            Self::Foreach { items, .. } => Some(json!({
+                "id": "each", "type": "foreach", "items": (0..items).collect::<Vec<_>>(), "body": body("{{ item }}"),
+            })),
+            Self::While { passes, .. } => Some(json!({
+                "id": "again", "type": "while", "when": format!("input.n is none or input.n < {passes}"), "max_iterations": passes,
+                "body": body("{{ frame.index + 1 }}"),
+            })),
+            _ => None,
+        }
     }
 }
 
@@ -179,10 +235,13 @@ mod tests {
             Scenario::Single { runs: 1, backlog: 3 },
             Scenario::Hop { runs: 1, steps: 3 },
             Scenario::Start { runs: 1 },
+            Scenario::Foreach { runs: 1, items: 7 },
+            Scenario::While { runs: 1, passes: 7 },
         ] {
             let definition = Definition::from_json(&scenario.definition()).unwrap();
             let graph = Graph::compile(&definition).unwrap();
-            assert_eq!(graph.nodes().len() as u64, scenario.steps_per_run(), "{scenario}");
+            let nodes = if scenario.block().is_some() { 2 } else { scenario.steps_per_run() };
+            assert_eq!(graph.nodes().len() as u64, nodes, "{scenario}");
         }
     }
 

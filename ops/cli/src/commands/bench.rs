@@ -71,6 +71,24 @@ enum What {
         #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
         steps: u32,
     },
+    /// One foreach over many items, a step for each; p50 and p99: from a step's claim to its recorded end
+    Foreach {
+        /// Runs, all enqueued before the window
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = positive())]
+        runs: u64,
+        /// Items of each run
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        items: u32,
+    },
+    /// One run of a while at a time; p50 and p99: from a pass's recorded end to that of the next, without the first 200
+    While {
+        /// Runs, one after another
+        #[arg(long, default_value_t = 3, value_name = "N", value_parser = positive())]
+        runs: u64,
+        /// Passes of each run
+        #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+        passes: u32,
+    },
     /// Runs started through the library, ten a second; p50 and p99: from the call to the first line of the handler
     Start {
         /// Runs, one after another
@@ -82,10 +100,9 @@ enum What {
 impl Arguments {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         let scenario = self.what.scenario();
-        if self.pin_snapshot_after.is_some() && matches!(scenario, Scenario::Hop { .. } | Scenario::Start { .. }) {
-            return Err(
-                Exit::Usage.error(format!("--pin-snapshot-after is for chain, fan and single, not for {scenario}"))
-            );
+        if self.pin_snapshot_after.is_some() && scenario.one_by_one() {
+            return Err(Exit::Usage
+                .error(format!("--pin-snapshot-after is for chain, fan, foreach and single, not for {scenario}")));
         }
         if self.keep && global.database_url.is_none() {
             return Err(Exit::Usage.error("--keep needs --database-url: a private Postgres goes with the bench"));
@@ -117,6 +134,8 @@ impl What {
             Self::Fan { runs, width } => Scenario::Fan { runs, width },
             Self::Single { runs, backlog } => Scenario::Single { runs, backlog: backlog.max(runs) },
             Self::Hop { runs, steps } => Scenario::Hop { runs, steps },
+            Self::Foreach { runs, items } => Scenario::Foreach { runs, items },
+            Self::While { runs, passes } => Scenario::While { runs, passes },
             Self::Start { runs } => Scenario::Start { runs },
         }
     }

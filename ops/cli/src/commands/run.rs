@@ -1,4 +1,4 @@
-//! `longshore run`: start runs, look at them, cancel them, and ask why one is not finished.
+//! `longshore run`: start runs, look at them, send them signals, cancel them, and ask why one is not finished.
 
 mod watch;
 
@@ -47,6 +47,18 @@ pub(crate) enum Command {
         /// Why, for people
         #[arg(long, default_value = "canceled by an operator")]
         reason: String,
+    },
+    /// Send a signal to a run; one that nobody waits for yet is kept
+    Signal {
+        /// The run's id
+        run: Uuid,
+        /// The signal's name
+        name: String,
+        /// What comes with it, as JSON [default: null]
+        payload: Option<String>,
+        /// Send at most one signal under this key, whatever is repeated
+        #[arg(long)]
+        key: Option<String>,
     },
     /// Why a run is not finished
     Explain {
@@ -124,6 +136,12 @@ struct CanceledRun {
     changed: bool,
 }
 
+#[derive(Serialize)]
+struct SentSignal {
+    run_id: Uuid,
+    signal_id: i64,
+}
+
 impl Command {
     pub(crate) async fn run(self, global: &Global) -> Result<()> {
         match self {
@@ -132,6 +150,7 @@ impl Command {
             Self::Show { run, attempts } => show(global, run, attempts).await,
             Self::Watch { run } => watch::watch(global, run).await,
             Self::Cancel { run, reason } => cancel(global, run, reason).await,
+            Self::Signal { run, name, payload, key } => signal(global, run, &name, payload, key).await,
             Self::Explain { run } => {
                 let Some(explanation) = explain::explain(&mut global.connect().await?, run).await? else {
                     return Err(missing(run));
@@ -222,7 +241,7 @@ impl Shown {
     fn text(&self) -> String {
         let step = |step: &StepView| {
             [
-                step.node.clone(),
+                inspect::place(&step.node, step.frame, step.within.as_deref()),
                 step.node_type.clone(),
                 step.state.to_string(),
                 step.attempts.to_string(),
@@ -237,7 +256,7 @@ impl Shown {
         if let Some(attempts) = &self.attempts {
             let attempt = |attempt: &AttemptView| {
                 [
-                    attempt.node.clone(),
+                    inspect::place(&attempt.node, attempt.frame, attempt.within.as_deref()),
                     attempt.attempt.to_string(),
                     attempt.outcome.to_string(),
                     time(attempt.finished_at),
@@ -269,6 +288,18 @@ async fn cancel(global: &Global, run_id: Uuid, reason: String) -> Result<()> {
     })
 }
 
+async fn signal(global: &Global, run_id: Uuid, name: &str, payload: Option<String>, key: Option<String>) -> Result<()> {
+    let payload: Value = serde_json::from_str(payload.as_deref().unwrap_or("null"))
+        .map_err(|error| Exit::Usage.error(format!("the payload is not JSON: {error}")))?;
+    let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+    let mut signal = enqueuer.signal(run_id, name, &payload);
+    if let Some(key) = key {
+        signal = signal.key(key);
+    }
+    let sent = SentSignal { run_id, signal_id: signal.await.map_err(refusal)? };
+    global.output.print(&sent, |sent| format!("sent signal {} to run {run_id}", sent.signal_id))
+}
+
 fn missing(run: Uuid) -> anyhow::Error {
     Exit::NotFound.error(format!("there is no run {run}"))
 }
@@ -277,8 +308,8 @@ fn missing(run: Uuid) -> anyhow::Error {
 fn refusal(error: Error) -> anyhow::Error {
     let exit = match &error {
         Error::UnknownWorkflow { .. } | Error::UnknownVersion { .. } | Error::NotFound { .. } => Exit::NotFound,
-        Error::KeyConflict { .. } => Exit::Conflict,
-        Error::InvalidPriority { .. } | Error::InvalidKey { .. } => Exit::Usage,
+        Error::KeyConflict { .. } | Error::RunEnded { .. } => Exit::Conflict,
+        Error::InvalidPriority { .. } | Error::InvalidKey { .. } | Error::InvalidSignal { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
     exit.error(error.to_string())

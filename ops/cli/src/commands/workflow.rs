@@ -255,9 +255,9 @@ fn report(global: &Global, definitions: Vec<(String, Definition)>, problems: Vec
         workflows: definitions
             .into_iter()
             .map(|(file, definition)| CheckedWorkflow {
+                nodes: definition.size().nodes,
+                edges: definition.size().edges,
                 workflow: definition.name,
-                nodes: definition.nodes.len(),
-                edges: definition.edges.len(),
                 file,
             })
             .collect(),
