@@ -49,7 +49,7 @@ impl Broken {
             Self::UnlockedJoin => UNLOCKED_JOIN,
             Self::SecondTransaction => return Ok(()),
         };
-        let cycle = FUNCTIONS.iter().find(|function| function.name == "cycle").context("there is no cycle")?;
+        let cycle = FUNCTIONS.iter().find(|function| function.name == "cycle_2").context("there is no cycle")?;
         let mut text = cycle.text.to_owned();
         for (there, instead) in edits {
             ensure!(text.contains(there), "the cycle's text has changed: {there}");

@@ -16,20 +16,25 @@ pub(crate) type Violations = Vec<String>;
 /// Where the ledger is laid beside the tables.
 const TABLES: &str = "
     create schema if not exists chaos;
-    drop table if exists chaos.started, chaos.rolled_back, chaos.canceled, chaos.began, chaos.carried, chaos.gave, chaos.killed, chaos.skips;
+    drop table if exists chaos.started, chaos.rolled_back, chaos.canceled, chaos.began, chaos.carried, chaos.gave, chaos.killed, chaos.skips,
+        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails;
     create table chaos.started (run_id uuid, kind text, x bigint, key text);
     create table chaos.rolled_back (run_id uuid);
     create table chaos.canceled (run_id uuid, at timestamptz);
-    create table chaos.began (run_id uuid, node_id text, attempt int, mark uuid, pid bigint);
-    create table chaos.carried (run_id uuid, node_id text, attempt int, mark uuid);
-    create table chaos.gave (run_id uuid, node_id text, attempt int, mark uuid);
+    create table chaos.began (run_id uuid, frame int, node_id text, attempt int, mark uuid, pid bigint);
+    create table chaos.carried (run_id uuid, frame int, node_id text, attempt int, mark uuid);
+    create table chaos.gave (run_id uuid, frame int, node_id text, attempt int, mark uuid);
     create table chaos.killed (pid bigint, at timestamptz);
-    create table chaos.skips (kind text, upper_half boolean, node_id text);";
+    create table chaos.skips (kind text, upper_half boolean, node_id text);
+    create table chaos.gives_up (kind text, node_id text);
+    create table chaos.open (kind text, node_id text);
+    create table chaos.iterations (kind text, x bigint, node_id text, count bigint);
+    create table chaos.fails (kind text);";
 
 const INDEXES: &str = "
-    create index on chaos.began (run_id, node_id, attempt);
-    create index on chaos.gave (run_id, node_id, attempt);
-    create index on chaos.carried (run_id, node_id, attempt);
+    create index on chaos.began (run_id, frame, node_id, attempt);
+    create index on chaos.gave (run_id, frame, node_id, attempt);
+    create index on chaos.carried (run_id, frame, node_id, attempt);
     create index on chaos.started (run_id);
     analyze;";
 
@@ -41,6 +46,19 @@ pub(crate) async fn load(session: &mut PgConnection, ledger: &[Entry]) -> Result
         insert(&mut tx, part).await.context("the ledger cannot be loaded")?;
     }
     for kind in workload::kinds() {
+        if kind.fails {
+            sqlx::query("insert into chaos.fails values ($1)").bind(kind.name).execute(&mut *tx).await?;
+        }
+        for (table, nodes) in [("gives_up", workload::gives_up(kind.name)), ("open", workload::open(kind.name))] {
+            let insert = format!("insert into chaos.{table} select $1, unnest($2::text[])");
+            sqlx::query(&insert).bind(kind.name).bind(nodes).execute(&mut *tx).await?;
+        }
+        for x in 0..workload::X {
+            for (node, count) in workload::iterations(kind.name, x) {
+                let insert = sqlx::query("insert into chaos.iterations values ($1, $2, $3, $4)");
+                insert.bind(kind.name).bind(x).bind(node).bind(count).execute(&mut *tx).await?;
+            }
+        }
         for upper in [false, true] {
             for node in workload::skipped(kind.name, if upper { workload::X - 1 } else { 0 }) {
                 let skip =
@@ -57,6 +75,7 @@ pub(crate) async fn load(session: &mut PgConnection, ledger: &[Entry]) -> Result
 #[derive(Default)]
 struct Columns {
     runs: Vec<Uuid>,
+    frames: Vec<i32>,
     nodes: Vec<String>,
     attempts: Vec<i32>,
     marks: Vec<Uuid>,
@@ -64,8 +83,9 @@ struct Columns {
 }
 
 impl Columns {
-    fn push(&mut self, (run, node, attempt): (Uuid, &str, i32), mark: Uuid, pid: i64) {
+    fn push(&mut self, (run, frame, node, attempt): (Uuid, i32, &str, i32), mark: Uuid, pid: i64) {
         self.runs.push(run);
+        self.frames.push(frame);
         self.nodes.push(node.to_owned());
         self.attempts.push(attempt);
         self.marks.push(mark);
@@ -95,13 +115,13 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
                 canceled.push(*run);
                 canceled_at.push(Some(*at));
             }
-            Entry::Began { run, node, attempt, mark, inputs, pid } => {
-                began.push((*run, node, *attempt), *mark, i64::from(*pid));
+            Entry::Began { run, frame, node, attempt, mark, inputs, pid } => {
+                began.push((*run, *frame, node, *attempt), *mark, i64::from(*pid));
                 for input in inputs {
-                    carried.push((*run, node, *attempt), *input, 0);
+                    carried.push((*run, *frame, node, *attempt), *input, 0);
                 }
             }
-            Entry::Gave { run, node, attempt, mark } => gave.push((*run, node, *attempt), *mark, 0),
+            Entry::Gave { run, frame, node, attempt, mark } => gave.push((*run, *frame, node, *attempt), *mark, 0),
             Entry::Killed { pid, at } => {
                 killed.push(i64::from(*pid));
                 killed_at.push(*at);
@@ -118,11 +138,12 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
     let kill = "insert into chaos.killed select * from unnest($1::bigint[], $2::timestamptz[])";
     sqlx::query(kill).bind(killed).bind(killed_at).execute(&mut *session).await?;
     for (table, columns, pids) in [("began", began, true), ("carried", carried, false), ("gave", gave, false)] {
-        let pid = if pids { ", $5::bigint[]" } else { "" };
+        let pid = if pids { ", $6::bigint[]" } else { "" };
         let sql = format!(
-            "insert into chaos.{table} select * from unnest($1::uuid[], $2::text[], $3::int[], $4::uuid[]{pid})"
+            "insert into chaos.{table} select * from unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::uuid[]{pid})"
         );
-        let query = sqlx::query(&sql).bind(columns.runs).bind(columns.nodes).bind(columns.attempts).bind(columns.marks);
+        let query = sqlx::query(&sql).bind(columns.runs).bind(columns.frames).bind(columns.nodes);
+        let query = query.bind(columns.attempts).bind(columns.marks);
         let query = if pids { query.bind(columns.pids) } else { query };
         query.execute(&mut *session).await?;
     }
@@ -146,7 +167,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("every run ends as its workflow says", "
         select format('run %s (%s) ended in state %s: %s', s.run_id, s.kind, r.state, r.error)
         from (select distinct run_id, kind from chaos.started) s join longshore.workflow_runs r using (run_id)
-        where r.state > 2 and r.state <> case when s.kind = 'failing' then 4 else 3 end
+        where r.state > 2 and r.state <> case when s.kind in (select kind from chaos.fails) then 4 else 3 end
           and not (r.state = 5 and exists (select from chaos.canceled c where c.run_id = s.run_id))"),
     ("a completed run ran every node that its conditions reach, and skipped the others", "
         select format('run %s (%s, x %s) node %s: outcomes %s', s.run_id, s.kind, s.x, n.id, a.outcomes)
@@ -155,38 +176,39 @@ const CHECKS: &[(&str, &str)] = &[
         join longshore.workflow_nodes n using (version_id)
         left join lateral (
             select array_agg(a.outcome) as outcomes, bool_or(a.outcome = 1) as ran, bool_or(a.outcome = 5) as skipped, bool_or(a.outcome = 2) as failed
-            from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = s.run_id and a.node = n.node) a on true
-        where r.state = 3
+            from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = s.run_id and a.frame = 0 and a.node = n.node) a on true
+        where r.state = 3 and n.body = 0 and not exists (select from chaos.open o where o.kind = s.kind and o.node_id = n.id)
           and case when exists (select from chaos.skips k where k.kind = s.kind and k.upper_half = (s.x >= 50) and k.node_id = n.id)
                 then coalesce(a.ran or a.failed, false) or not coalesce(a.skipped, false)
-                when n.id = 'd' and s.kind = 'compensate' then not coalesce(a.failed, false)
+                when exists (select from chaos.gives_up g where g.kind = s.kind and g.node_id = n.id) then not coalesce(a.failed, false)
                 else not coalesce(a.ran, false) end"),
     ("no two handlers were given the same attempt", "
-        select format('run %s node %s attempt %s began %s times', run_id, node_id, attempt, count(*)) from chaos.began
-        group by run_id, node_id, attempt having count(*) > 1"),
+        select format('run %s frame %s node %s attempt %s began %s times', run_id, frame, node_id, attempt, count(*)) from chaos.began
+        group by run_id, frame, node_id, attempt having count(*) > 1"),
     ("every try that began is a row", "
-        select format('run %s node %s attempt %s', b.run_id, b.node_id, b.attempt)
+        select format('run %s frame %s node %s attempt %s', b.run_id, b.frame, b.node_id, b.attempt)
         from chaos.began b
         join longshore.workflow_runs r using (run_id)
         join longshore.workflow_nodes n on n.version_id = r.version_id and n.id = b.node_id
-        where not exists (select from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = b.run_id and a.node = n.node and a.attempt = b.attempt)"),
+        where not exists (select from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = b.run_id and a.frame = b.frame and a.node = n.node
+                          and a.attempt = b.attempt)"),
     ("what is accepted was given by that very attempt", "
-        select format('run %s node %s attempt %s has the output %s', a.run_id, n.id, a.attempt, a.output)
+        select format('run %s frame %s node %s attempt %s has the output %s', a.run_id, a.frame, n.id, a.attempt, a.output)
         from longshore.execution_step_attempts a
         join longshore.workflow_runs r using (run_id)
         join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
         where a.outcome = 1 and a.output ? 'mark' and n.type = 'task'
-          and not exists (select from chaos.gave g where g.run_id = a.run_id and g.node_id = n.id and g.attempt = a.attempt
+          and not exists (select from chaos.gave g where g.run_id = a.run_id and g.frame = a.frame and g.node_id = n.id and g.attempt = a.attempt
                           and g.mark = (a.output ->> 'mark')::uuid)"),
     ("what a step was given was accepted before", "
-        select format('run %s node %s attempt %s carries %s, which nobody accepted', c.run_id, c.node_id, c.attempt, c.mark)
+        select format('run %s frame %s node %s attempt %s carries %s, which nobody accepted', c.run_id, c.frame, c.node_id, c.attempt, c.mark)
         from chaos.carried c
         where not exists (select from longshore.execution_step_attempts a
                           where a.shard = 0 and a.run_id = c.run_id and a.outcome = 1 and a.output ->> 'mark' = c.mark::text)"),
     ("a policy of three failures is kept, and nothing that completed was given up", "
-        select format('run %s node %s: outcomes %s', a.run_id, a.node, array_agg(a.outcome order by a.attempt))
+        select format('run %s frame %s node %s: outcomes %s', a.run_id, a.frame, a.node, array_agg(a.outcome order by a.attempt))
         from longshore.execution_step_attempts a where a.node >= 0
-        group by a.run_id, a.node having count(*) filter (where a.outcome = 2) > 3"),
+        group by a.run_id, a.frame, a.node having count(*) filter (where a.outcome = 2) > 3"),
     ("a retry waits as long as its policy says", "
         select format('run %s node %s attempt %s began %s after a failure, not %s', run_id, node, attempt, claimed_at - failed_at, least_pause)
         from (
@@ -197,13 +219,102 @@ const CHECKS: &[(&str, &str)] = &[
             from longshore.execution_step_attempts a
             join longshore.workflow_runs r using (run_id)
             join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.id = 'f'
-            window w as (partition by a.run_id, a.node order by a.attempt)) t
+            window w as (partition by a.run_id, a.frame, a.node order by a.attempt)) t
         where outcome = 2 and claimed_at - failed_at < least_pause"),
     ("nothing starts after a cancel was acknowledged", "
         select format('run %s node %s attempt %s was claimed %s after the cancel', a.run_id, a.node, a.attempt, a.claimed_at - c.at)
         from chaos.canceled c join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = c.run_id
         join longshore.workflow_runs r on r.shard = 0 and r.run_id = c.run_id
         where c.at is not null and r.state = 5 and a.node >= 0 and a.outcome in (1, 2) and a.claimed_at > c.at"),
+    ("a completed block made the iterations that its input demands", "
+        select format('run %s (%s, x %s) frame %s block %s: %s of %s iterations, output %s', s.run_id, s.kind, s.x, a.frame, n.id, f.count, i.count, a.output)
+        from (select distinct run_id, kind, x from chaos.started) s
+        join longshore.workflow_runs r using (run_id)
+        join chaos.iterations i on i.kind = s.kind and i.x = s.x
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.id = i.node_id
+        join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = s.run_id and a.node = n.node and a.outcome = 1
+        left join longshore.frames w on w.shard = 0 and w.run_id = s.run_id and w.parent = a.frame and w.node = n.node and w.attempt = a.attempt and w.whole
+        left join lateral (
+            select count(*) as count, max(f.iteration) as last, bool_and(f.state in (3, 4)) as ended from longshore.frames f
+            where f.shard = 0 and f.run_id = s.run_id and f.parent = w.frame and not f.whole and f.node = n.node) f on true
+        where case n.type when 'while' then i.count else f.count end <> i.count or coalesce(f.last, -1) <> i.count - 1 or not f.ended
+          or n.type = 'while' and (a.output ->> 'n')::bigint is distinct from i.count"),
+    ("a foreach gives what its items gave, in their order", "
+        select format('run %s frame %s block %s item %s: %s, frame %s in state %s gave %s', w.run_id, w.frame, n.id, e.place, e.output, f.frame, f.state,
+            coalesce(f.output, f.error))
+        from longshore.frames w
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = w.node and n.type = 'foreach'
+        cross join lateral (
+            select p.place, w.output -> p.place as output
+            from generate_series(0, greatest((w.bounds ->> 'count')::int, jsonb_array_length(w.output)) - 1) p(place)) e
+        left join longshore.frames f on f.shard = 0 and f.run_id = w.run_id and f.parent = w.frame and f.iteration = e.place
+        where w.whole and w.state = 3
+          and (e.output is distinct from case f.state when 3 then f.output when 4 then jsonb_build_object('error', f.error) end
+            or (e.output ->> 'item')::int <> e.place)"),
+    ("a body gives what its last node gave, which ran once", "
+        select format('run %s frame %s node %s gave %s, the frame %s', f.run_id, f.frame, s.id, s.outputs, f.output)
+        from longshore.frames f
+        join longshore.workflow_runs r using (run_id)
+        cross join lateral (
+            select n.id, array_agg(a.output) filter (where a.run_id is not null) as outputs
+            from longshore.workflow_nodes n
+            left join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = f.run_id and a.frame = f.frame and a.node = n.node and a.outcome = 1
+            where n.version_id = r.version_id and n.body = f.body
+              and not exists (select from longshore.workflow_edges e where e.version_id = n.version_id and e.from_node = n.node)
+            group by n.id) s
+        where f.body is not null and f.state = 3 and s.outputs is distinct from array[f.output]"),
+    ("a block gives what the frame that stands for it gave", "
+        select format('run %s frame %s block %s attempt %s: outcome %s, %s; its frame %s is in state %s: %s', a.run_id, a.frame, n.id, a.attempt, a.outcome,
+            coalesce(a.output, a.error), w.frame, w.state, coalesce(w.output, w.error))
+        from longshore.frames w
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = w.node
+        join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = w.run_id and a.frame = w.parent and a.node = w.node and a.attempt = w.attempt
+        where w.whole and a.outcome in (1, 2)
+          and ((w.state, w.output) is distinct from (3::smallint, a.output) and a.outcome = 1
+            or (w.state, w.error ->> 'name') is distinct from (4::smallint, a.error ->> 'name') and a.outcome = 2)"),
+    ("a parallel gives what its branches gave", "
+        select format('run %s frame %s block %s: %s of branch %s', w.run_id, w.frame, n.id, b.value, b.key)
+        from longshore.frames w
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = w.node and n.type = 'parallel'
+        cross join lateral jsonb_each(case when w.output = '{}' then '{\"none\": 0}' else w.output end) b
+        where w.whole and w.state = 3
+          and not exists (select from longshore.frames f where f.shard = 0 and f.run_id = w.run_id and f.parent = w.frame and f.state = 3 and f.output = b.value)"),
+    ("a caught failure leaves the catch's output, and the finally ran", "
+        select format('run %s frame %s block %s gave %s: bodies %s', w.run_id, w.frame, n.id, w.output, b.bodies)
+        from longshore.frames w
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = w.node and n.type = 'try'
+        cross join lateral (
+            select jsonb_agg(jsonb_build_array(f.iteration, f.state, f.output) order by f.iteration) as bodies,
+                (array_agg(f.output order by f.iteration desc) filter (where f.iteration < 2))[1] as output,
+                array_agg(f.state order by f.iteration) filter (where f.iteration < 2) as states, bool_or(f.iteration = 2 and f.state = 3) as finally
+            from longshore.frames f
+            where f.shard = 0 and f.run_id = w.run_id and f.parent = w.frame and not f.whole) b
+        where w.whole and w.state = 3
+          and (b.finally is not true or b.output is distinct from w.output or b.states <> '{3}' and b.states <> '{4,3}')"),
+    ("a run of one block gives what the block gave", "
+        select format('run %s (%s) gave %s', r.run_id, s.kind, r.output)
+        from (select distinct run_id, kind from chaos.started where kind in ('caught', 'rescue', 'wide', 'again')) s
+        join longshore.workflow_runs r using (run_id)
+        where r.state = 3 and not exists (select from longshore.frames w where w.shard = 0 and w.run_id = r.run_id and w.parent = 0 and w.whole
+                                          and w.state = 3 and w.output = r.output)"),
+    ("nothing of a canceled frame starts after it was settled", "
+        select format('run %s frame %s node %s attempt %s, outcome %s, was claimed %s after the frame was canceled', a.run_id, a.frame, b.node_id, a.attempt,
+            a.outcome, a.claimed_at - f.finished_at)
+        from longshore.frames f
+        join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = f.run_id and a.frame = f.frame
+        join longshore.workflow_runs r on r.shard = 0 and r.run_id = f.run_id
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+        join chaos.began b on b.run_id = a.run_id and b.frame = a.frame and b.node_id = n.id and b.attempt = a.attempt
+        where f.state = 5 and a.claimed_at > f.finished_at"),
+    ("nothing is recorded of a frame that never began", "
+        select format('run %s frame %s node %s', a.run_id, a.frame, a.node)
+        from longshore.execution_step_attempts a
+        where a.frame > 0 and not exists (select from longshore.frames f where f.shard = 0 and f.run_id = a.run_id and f.frame = a.frame)
+          and not exists (select from chaos.started s where s.run_id = a.run_id and s.kind = 'kept')"),
     ("no lease is left", "select format('lane %s, cycle %s: runs %s', lane_id, cycle, run_ids) from longshore.lanes"),
     ("no closing is left", "select format('run %s, closed at %s', run_id, closed_at) from longshore.closed where closed_at < now() - interval '1 minute'"),
     ("no session is left", "
@@ -271,9 +382,9 @@ const FIGURES: &str = "
         from longshore.execution_step_attempts l
         join longshore.workflow_runs r using (run_id)
         join longshore.workflow_nodes w on w.version_id = r.version_id and w.node = l.node
-        join chaos.began b on b.run_id = l.run_id and b.node_id = w.id and b.attempt = l.attempt
+        join chaos.began b on b.run_id = l.run_id and b.frame = l.frame and b.node_id = w.id and b.attempt = l.attempt
         join chaos.killed k on k.pid = b.pid
-        join longshore.execution_step_attempts n on n.run_id = l.run_id and n.node = l.node and n.attempt = l.attempt + 1
+        join longshore.execution_step_attempts n on n.run_id = l.run_id and n.frame = l.frame and n.node = l.node and n.attempt = l.attempt + 1
         where l.outcome = 3 and n.claimed_at is not null and k.at <= n.claimed_at)
     select (select count(*) from longshore.workflow_runs where state > 2) as runs,
         (select count(*) from longshore.execution_step_attempts where outcome in (1, 2, 5) and node >= 0) as steps,
@@ -282,7 +393,7 @@ const FIGURES: &str = "
         (select count(*) from chaos.gave g
             join longshore.workflow_runs r using (run_id)
             join longshore.workflow_nodes w on w.version_id = r.version_id and w.id = g.node_id
-            join longshore.execution_step_attempts a on a.run_id = g.run_id and a.node = w.node and a.attempt = g.attempt
+            join longshore.execution_step_attempts a on a.run_id = g.run_id and a.frame = g.frame and a.node = w.node and a.attempt = g.attempt
             where a.outcome = 3) as zombies,
         (select percentile_cont(0.5) within group (order by seconds) from again) as recovery_p50,
         (select percentile_cont(0.99) within group (order by seconds) from again) as recovery_p99";

@@ -24,9 +24,9 @@ pub(crate) enum Entry {
     /// A cancel was acknowledged: nothing of the run starts from here on.
     Canceled { run: Uuid, at: DateTime<Utc> },
     /// A handler began, with the marks that its input carries.
-    Began { run: Uuid, node: String, attempt: i32, mark: Uuid, inputs: Vec<Uuid>, pid: u32 },
+    Began { run: Uuid, frame: i32, node: String, attempt: i32, mark: Uuid, inputs: Vec<Uuid>, pid: u32 },
     /// The handler is about to give its output, which carries the mark.
-    Gave { run: Uuid, node: String, attempt: i32, mark: Uuid },
+    Gave { run: Uuid, frame: i32, node: String, attempt: i32, mark: Uuid },
     /// A worker process was killed.
     Killed { pid: u32, at: DateTime<Utc> },
     /// Postgres accepts connections again.

@@ -10,12 +10,11 @@ use chrono::Utc;
 use longshore_enqueuer::{Enqueuer, NewRun};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
-use crate::workload::{Kind, X};
+use crate::workload::{self, Kind, X};
 
 /// So many enqueuers write at once.
 const ENQUEUERS: u64 = 3;
@@ -67,7 +66,7 @@ pub(crate) async fn enqueue(load: Arc<Load>, seed: u64) -> Result<()> {
 pub(crate) async fn fill(load: &Load, runs: usize) -> Result<()> {
     let Some(kind) = load.kinds.first() else { return Ok(()) };
     let enqueuer = Enqueuer::new(load.pool.clone());
-    let new: Vec<NewRun> = (0..runs.min(1000)).map(|_| NewRun::new(kind.name, &json!({ "x": 0 }))).collect();
+    let new: Vec<NewRun> = (0..runs.min(1000)).map(|_| NewRun::new(kind.name, &workload::input(0))).collect();
     let mut left = runs;
     while left > 0 {
         let now = left.min(new.len());
@@ -131,7 +130,7 @@ impl Writer {
         let kind = self.kind();
         let x = self.random.random_range(0..X);
         let priority = self.random.random_range(0..4);
-        match self.enqueuer.start(kind.name, &json!({ "x": x })).priority(priority).await {
+        match self.enqueuer.start(kind.name, &workload::input(x)).priority(priority).await {
             Ok(started) => self.acknowledged(started.id, &kind, x, None)?,
             Err(_) => self.refused(),
         }
@@ -146,7 +145,7 @@ impl Writer {
         let x = same.random_range(0..X);
         let kind = self.load.kinds[same.random_range(0..self.load.kinds.len())].clone();
         let key = format!("key-{number}");
-        match self.enqueuer.start(kind.name, &json!({ "x": x })).key(&key).await {
+        match self.enqueuer.start(kind.name, &workload::input(x)).key(&key).await {
             Ok(started) => self.acknowledged(started.id, &kind, x, Some(key))?,
             Err(_) => self.refused(),
         }
@@ -162,7 +161,7 @@ impl Writer {
             let mut tx = self.load.pool.begin().await?;
             let mut runs = Vec::new();
             for _ in 0..2 {
-                runs.push(self.enqueuer.start(kind.name, &json!({ "x": x })).in_transaction(&mut tx).await?.id);
+                runs.push(self.enqueuer.start(kind.name, &workload::input(x)).in_transaction(&mut tx).await?.id);
             }
             if keeps {
                 tx.commit().await?;

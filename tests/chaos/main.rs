@@ -50,6 +50,9 @@ struct Arguments {
     /// Runs that wait or run at any moment
     #[arg(long, default_value_t = 200)]
     load: i64,
+    /// Workflows of the load; all of them where none is named
+    #[arg(long, value_delimiter = ',')]
+    kinds: Option<Vec<String>>,
     /// Runs that are enqueued before the window
     #[arg(long, default_value_t = 0)]
     backlog: usize,
@@ -130,6 +133,7 @@ async fn windows(arguments: &Arguments) -> Result<bool> {
         (true, None) => able.iter().map(|fault| vec![*fault]).chain([together]).collect(),
         (true, Some(_)) => chosen.iter().map(|fault| vec![*fault]).collect(),
     };
+    let kinds = workload::chosen(arguments.kinds.as_deref())?;
     let seeds = if arguments.seed.is_empty() { vec![rand::random::<u32>().into()] } else { arguments.seed.clone() };
     let mut results = Vec::new();
     for faults in sets {
@@ -140,6 +144,7 @@ async fn windows(arguments: &Arguments) -> Result<bool> {
                 workers: arguments.workers,
                 faults: faults.clone(),
                 load: arguments.load,
+                kinds: kinds.clone(),
                 lease: arguments.lease,
                 backlog: arguments.backlog,
                 old_worker: arguments.old_worker.clone(),

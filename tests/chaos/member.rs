@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
+use crate::workload;
 
 /// What a worker of the fleet is told.
 #[derive(Args, Debug)]
@@ -38,6 +39,8 @@ fn handlers(ledger: Arc<Ledger>) -> Handlers {
         ("slow", Does::Slowly),
         ("retried", Does::WellAtLast),
         ("doomed", Does::Badly),
+        ("odd", Does::BadlyAtTimes),
+        ("coin", Does::WellPerhaps),
         ("panic", Does::Panic),
         ("abort", Does::Abort),
         ("hang", Does::Hang),
@@ -63,6 +66,10 @@ enum Does {
     WellAtLast,
     /// Fails for good.
     Badly,
+    /// Fails for good where the item says so.
+    BadlyAtTimes,
+    /// Fails for good in half of all cases.
+    WellPerhaps,
     Panic,
     /// Ends the process.
     Abort,
@@ -78,12 +85,19 @@ enum Does {
 
 async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result<Value, Failure> {
     let mark = Uuid::new_v4();
-    let (run, node, attempt) = (step.run_id(), step.node().to_owned(), step.attempt());
+    let (run, frame, node, attempt) = (step.run_id(), step.frame(), step.node().to_owned(), step.attempt());
     let mut inputs = Vec::new();
     marks(input, &mut inputs);
-    let began = Entry::Began { run, node: node.clone(), attempt, mark, inputs, pid: std::process::id() };
+    let began = Entry::Began { run, frame, node: node.clone(), attempt, mark, inputs, pid: std::process::id() };
     ledger.append(&began).map_err(|error| Failure::retryable(error.to_string()))?;
     let mut output = json!({ "mark": mark });
+    // what tells the iterations of a block apart goes on, and its passes are counted
+    if let Some(item) = input.get("item") {
+        output["item"] = item.clone();
+    }
+    if let Some(passes) = input.get("n").and_then(Value::as_i64) {
+        output["n"] = json!(passes + 1);
+    }
     match does {
         Does::Well => {}
         Does::Slowly => {
@@ -101,6 +115,11 @@ async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result
             }
         }
         Does::Badly => return Err(Failure::permanent("never")),
+        Does::BadlyAtTimes if input["item"].as_i64().is_some_and(workload::is_bad) => {
+            return Err(Failure::permanent("never for this one"));
+        }
+        Does::WellPerhaps if mark.as_bytes()[0] % 2 == 0 => return Err(Failure::permanent("not this time")),
+        Does::BadlyAtTimes | Does::WellPerhaps => {}
         #[allow(clippy::panic)]
         Does::Panic => panic!("a handler that panics"),
         Does::Abort => std::process::abort(),
@@ -117,13 +136,16 @@ async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result
         Does::Huge => output["huge"] = json!("x".repeat(8 << 20)),
         Does::Nul => output["nul"] = json!("a\u{0}b"),
     }
-    let gave = Entry::Gave { run, node, attempt, mark };
+    let gave = Entry::Gave { run, frame, node, attempt, mark };
     ledger.append(&gave).map_err(|error| Failure::retryable(error.to_string()))?;
     Ok(output)
 }
 
 /// The marks that an input carries: those of the outputs it was made of.
 fn marks(input: &Value, found: &mut Vec<Uuid>) {
+    if let Value::Array(values) = input {
+        values.iter().for_each(|value| marks(value, found));
+    }
     let Value::Object(fields) = input else { return };
     for (name, value) in fields {
         match value.as_str().map(Uuid::try_parse) {

@@ -29,7 +29,7 @@ use crate::load::{self, Load};
 use crate::partition::Partition;
 use crate::prometheus::Prometheus;
 use crate::report::Outcome;
-use crate::workload::{self, PLAIN, QUEUE};
+use crate::workload::{self, Kind, PLAIN, QUEUE};
 
 /// The worker that lives in a network namespace, for the fault `partition`.
 const APART: u32 = 1;
@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) workers: u32,
     pub(crate) faults: Vec<Fault>,
     pub(crate) load: i64,
+    pub(crate) kinds: Vec<Kind>,
     pub(crate) lease: Duration,
     pub(crate) backlog: usize,
     pub(crate) old_worker: Option<PathBuf>,
@@ -176,7 +177,7 @@ async fn in_folder(
     });
     let load = Arc::new(Load {
         pool: database::pool(own, 8).await?,
-        kinds: workload::kinds(),
+        kinds: settings.kinds.clone(),
         ledger,
         runs: settings.load,
         over: AtomicBool::new(false),

@@ -1,4 +1,4 @@
-//! What the fleet works on: a dozen small workflows with every kind of edge and join, and what must have become of each node when their runs end.
+//! What the fleet works on: small workflows with every kind of edge, join and block, and what must have become of each node when their runs end.
 
 use serde_json::{Value, json};
 
@@ -53,7 +53,148 @@ fn fan(width: usize) -> Kind {
     kind("fan", 3, nodes, edges)
 }
 
-/// All workflows of the load.
+/// What a run is given: items for a `foreach` and passes for a `while` follow from `x`.
+pub(crate) fn input(x: i64) -> Value {
+    json!({"x": x, "items": (0..items(x)).collect::<Vec<_>>(), "passes": passes(x)})
+}
+
+fn items(x: i64) -> i64 {
+    2 + x % 8
+}
+
+fn passes(x: i64) -> i64 {
+    x % 6
+}
+
+/// The handler `odd` fails for this item.
+pub(crate) fn is_bad(item: i64) -> bool {
+    item % 4 == 3
+}
+
+/// A block with these fields.
+fn block(id: &str, kind: &str, fields: &Value) -> Value {
+    let mut node = json!({"id": id, "type": kind});
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        node[name] = value.clone();
+    }
+    node
+}
+
+/// A task of a body that is told of its item.
+fn of_item(id: &str, handler: &str) -> Value {
+    let mut task = task(id, handler);
+    task["input"] = json!({"item": "{{ item }}"});
+    task
+}
+
+/// A body whose nodes follow each other.
+fn body(nodes: &[Value]) -> Value {
+    let edges: Vec<Value> = nodes.windows(2).map(|pair| json!([pair[0]["id"], pair[1]["id"]])).collect();
+    json!({"nodes": nodes, "edges": edges})
+}
+
+/// A branch of a `parallel`.
+fn branch(id: &str, nodes: &[Value]) -> Value {
+    let mut branch = body(nodes);
+    branch["id"] = json!(id);
+    branch
+}
+
+/// A `try` with a `finally`; the catch takes every error and is told of what `given` is.
+fn attempt(id: &str, nodes: &[Value], given: Value) -> Value {
+    let mut caught = task(&format!("{id}-caught"), "ok");
+    caught["input"] = given;
+    let last = task(&format!("{id}-last"), "ok");
+    block(id, "try", &json!({"body": body(nodes), "catch": [{"body": body(&[caught])}], "finally": body(&[last])}))
+}
+
+/// A `while` of as many passes as the run was given.
+fn passes_of(id: &str) -> Value {
+    let turn = task(&format!("{id}-turn"), "ok");
+    block(id, "while", &json!({"when": "input.n < run.input.passes", "input": {"n": 0}, "body": body(&[turn])}))
+}
+
+/// The workflows with blocks.
+fn blocks() -> Vec<Kind> {
+    let mut keep = of_item("keep", "ok");
+    keep["input"]["before"] = json!("{{ nodes.pick.output }}");
+    let each = json!({"items": "{{ run.input.items }}", "concurrency": 3, "tolerate": {"count": 2}, "body": body(&[of_item("pick", "odd"), keep])});
+    let each = kind(
+        "each",
+        4,
+        vec![task("a", "ok"), block("items", "foreach", &each), task("z", "ok")],
+        vec![json!(["a", "items"]), json!(["items", "z"])],
+    );
+    let many: Vec<i64> = (0..40).collect();
+    let wide = json!({"items": many, "concurrency": 20, "body": body(&[of_item("one", "ok")])});
+    let wide = kind("wide", 1, vec![block("items", "foreach", &wide)], vec![]);
+    let spent =
+        json!({"items": [0, 1, 2, 3, 4, 5, 6, 7], "tolerate": {"count": 1}, "body": body(&[of_item("pick", "odd")])});
+    let mut spent = kind("spent", 2, vec![block("items", "foreach", &spent)], vec![]);
+    spent.fails = true;
+    let passes = kind("passes", 4, vec![passes_of("loop"), task("z", "ok")], vec![json!(["loop", "z"])]);
+    let race = json!({"branches": [
+        branch("bad", &[task("b", "ok"), task("d", "doomed")]),
+        branch("slow", &[task("s", "slow"), task("never", "ok")]),
+        branch("deep", &[block("within", "foreach", &json!({"items": [0, 1, 2], "body": body(&[of_item("deep-s", "slow"), of_item("deep-never", "ok")])}))])]});
+    let race = kind(
+        "race",
+        4,
+        vec![block("p", "parallel", &race), task("next", "ok"), task("after", "ok")],
+        vec![json!(["p", "next"]), json!({"from": "p", "to": "after", "on": "failure"})],
+    );
+    let first = json!({"ends": "any", "branches": [
+        branch("slow", &[task("s", "slow")]), branch("fast", &[task("f1", "ok"), task("f2", "ok")]), branch("bad", &[task("b", "doomed")])]});
+    let first = kind("first", 4, vec![block("p", "parallel", &first), task("z", "ok")], vec![json!(["p", "z"])]);
+    let caught = attempt("tried", &tasks_and_doom(), json!({"name": "{{ error.name }}"}));
+    let caught = kind("caught", 4, vec![caught], vec![]);
+    // the time is over in about half of the runs
+    let bounded = json!({"timeout": "250ms", "branches": [branch("slow", &[task("s", "slow")]), branch("fast", &[task("f", "ok")])]});
+    let bounded = kind(
+        "bounded",
+        4,
+        vec![block("p", "parallel", &bounded), task("next", "ok"), task("late", "ok")],
+        vec![json!(["p", "next"]), json!({"from": "p", "to": "late", "on": "failure"})],
+    );
+    // one item fails, and with it all others, each in a block of its own
+    let part = json!({"branches": [branch("one", &[of_item("one", "odd")]), branch("two", &[of_item("two", "slow")])]});
+    let all = json!({"items": [0, 1, 2, 3, 4], "body": body(&[block("part", "parallel", &part), of_item("after-part", "ok")])});
+    let rescue = attempt("tried", &[block("items", "foreach", &all)], json!({"name": "{{ error.name }}"}));
+    let rescue = kind("rescue", 2, vec![rescue], vec![]);
+    let choice = json!({"when": "item % 2 == 0", "then": body(&[task("even", "doomed")]), "else": body(&[of_item("uneven", "ok")])});
+    let both = json!({"branches": [branch("loop", &[passes_of("loop")]), branch("choice", &[block("choice", "if", &choice)])]});
+    let each_of = json!({"items": "{{ run.input.items }}", "concurrency": 4,
+        "body": body(&[attempt("tried", &[block("both", "parallel", &both)], json!({"item": "{{ item }}"}))])});
+    let nested =
+        kind("nested", 3, vec![block("items", "foreach", &each_of), task("z", "ok")], vec![json!(["items", "z"])]);
+    // chance decides which attempt of the block completes, if any
+    let coins = json!({"retry": {"max_attempts": 3, "initial": "50ms", "jitter": 0.2}, "branches": [
+        branch("coin", &[task("c", "coin"), task("then", "ok")]), branch("deep", &[block("some", "foreach", &json!({
+            "items": [0, 1, 2, 3], "concurrency": 2, "body": body(&[of_item("s", "slow"), of_item("c2", "ok")])}))])]});
+    let again = attempt("tried", &[block("coins", "parallel", &coins)], json!({"name": "{{ error.name }}"}));
+    let again = kind("again", 3, vec![again], vec![]);
+    let mut kept = passes_of("loop");
+    kept["keep"] = json!(2);
+    let kept = kind("kept", 2, vec![kept, task("z", "ok")], vec![json!(["loop", "z"])]);
+    vec![each, wide, spent, passes, race, first, caught, bounded, rescue, nested, again, kept]
+}
+
+fn tasks_and_doom() -> [Value; 3] {
+    [task("b", "ok"), task("d", "doomed"), task("never", "ok")]
+}
+
+/// The workflows of these names; all of them where none is named.
+pub(crate) fn chosen(names: Option<&[String]>) -> anyhow::Result<Vec<Kind>> {
+    let all = kinds();
+    let Some(names) = names else { return Ok(all) };
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|kind| kind.name != **name)) {
+        let known: Vec<&str> = all.iter().map(|kind| kind.name).collect();
+        anyhow::bail!("there is no workflow {unknown}: name some of {}", known.join(", "));
+    }
+    Ok(all.into_iter().filter(|kind| names.iter().any(|name| kind.name == name)).collect())
+}
+
+/// All workflows there are.
 pub(crate) fn kinds() -> Vec<Kind> {
     let choice = kind(
         "choice",
@@ -109,7 +250,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         vec![task("a", "ok"), json!({"id": "pause", "type": "delay", "duration": "300ms"}), task("z", "ok")],
         vec![json!(["a", "pause"]), json!(["pause", "z"])],
     );
-    vec![
+    let mut kinds = vec![
         chain("chain", "ok", 10, 30),
         chain("single", "ok", 1, 10),
         chain("slow", "slow", 4, 8),
@@ -121,7 +262,9 @@ pub(crate) fn kinds() -> Vec<Kind> {
         failing,
         delayed,
         plain,
-    ]
+    ];
+    kinds.extend(blocks());
+    kinds
 }
 
 /// The workflow whose handlers do harm: its runs end somehow, and nothing else suffers.
@@ -136,12 +279,40 @@ pub(crate) fn probe() -> Value {
     json!({"name": "probe", "queue": "probe", "nodes": [task("a", "ok")], "edges": []})
 }
 
-/// The nodes that must have been skipped when a run of this kind completed; every other one must have run.
+/// The nodes outside of blocks that must have been skipped when a run of this kind completed; every other one must have run.
 pub(crate) fn skipped(kind: &str, x: i64) -> &'static [&'static str] {
     match kind {
         "choice" if x < X / 2 => &["right", "right2"],
         "choice" => &["left"],
-        "compensate" => &["next"],
+        "compensate" | "race" => &["next"],
         _ => &[],
+    }
+}
+
+/// The nodes that give up in every run of this kind that completes.
+pub(crate) fn gives_up(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "compensate" => &["d"],
+        "race" => &["p"],
+        _ => &[],
+    }
+}
+
+/// The nodes of this kind of which nobody can say beforehand what becomes of them.
+pub(crate) fn open(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "bounded" => &["p", "next", "late"],
+        _ => &[],
+    }
+}
+
+/// How many iterations each completed block of this kind made.
+pub(crate) fn iterations(kind: &str, x: i64) -> Vec<(&'static str, i64)> {
+    match kind {
+        "each" => vec![("items", items(x))],
+        "wide" => vec![("items", 40)],
+        "passes" | "kept" => vec![("loop", passes(x))],
+        "nested" => vec![("items", items(x)), ("loop", passes(x))],
+        _ => vec![],
     }
 }

@@ -14,6 +14,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("4: a completed run decided every node, and rightly", DECIDED),
     ("1: a live run waits for something", WAITS),
     ("1: nothing is left of a run that ended", LEFT),
+    ("a signal is taken once, by the step that says so", SIGNALS),
 ];
 
 const ACCEPTED_ONCE: &str = "
@@ -37,19 +38,23 @@ const SKIPPED: &str = "
 /// The first claim and the last end of every node, and how its edges are counted.
 const STEPS: &str = "
     with steps as materialized (
-        select a.run_id, r.version_id, a.node, min(a.claimed_at) as claimed, max(a.finished_at) as finished, bool_or(a.outcome = 1) as completed,
+        select a.run_id, r.version_id, a.frame, a.node, min(a.claimed_at) as claimed, max(a.finished_at) as finished, bool_or(a.outcome = 1) as completed,
             bool_or(a.outcome = 5) as skipped, bool_or(a.duration_ms is not null) as ran,
-            (array_agg(a.outcome order by a.attempt desc))[1] = 2 as gave_up
+            (array_agg(a.outcome order by a.attempt desc))[1] = 2 as gave_up,
+            bool_or(a.error ->> 'kind' = 'timeout' and exists (select from longshore.workflow_edges o
+                where o.version_id = r.version_id and o.from_node = a.node and o.on_outcome = 'timeout')) as timed_out,
+            (select n.on_error = 'skip' from longshore.workflow_nodes n where n.version_id = r.version_id and n.node = a.node) as skips_errors
         from longshore.execution_step_attempts a
         join longshore.workflow_runs r on r.run_id = a.run_id
         where a.node >= 0
-        group by a.run_id, r.version_id, a.node
+        group by a.run_id, r.version_id, a.frame, a.node
     ), edges as materialized (
-        select t.run_id, e.to_node, e.edge, e.condition, t.claimed, f.finished, f.node is not null as ended,
-            f.completed and e.on_outcome in ('success', 'always') or f.gave_up and e.on_outcome in ('failure', 'always') as may
+        select t.run_id, t.frame, e.to_node, e.edge, e.condition, t.claimed, f.finished, f.node is not null as ended,
+            f.completed and e.on_outcome in ('success', 'always') or f.gave_up and (f.timed_out or not f.skips_errors)
+                and (e.on_outcome = 'always' or e.on_outcome = case when f.timed_out then 'timeout' else 'failure' end) as may
         from steps t
         join longshore.workflow_edges e on e.version_id = t.version_id and e.to_node = t.node
-        left join steps f on f.run_id = t.run_id and f.node = e.from_node
+        left join steps f on f.run_id = t.run_id and f.frame = t.frame and f.node = e.from_node
     )";
 
 const IN_ORDER: &str = "
@@ -65,17 +70,21 @@ const JOINS: &str = "
     join longshore.workflow_runs r on r.run_id = e.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = e.to_node
     where e.claimed is not null
-    group by e.run_id, e.to_node, n.join_need
+    group by e.run_id, e.frame, e.to_node, n.join_need
     having count(*) filter (where e.may and e.finished <= e.claimed) < greatest(n.join_need, 1)";
 
 const DECIDED: &str = "
     select format('run %s node %s: ran %s, edges taken %s', r.run_id, n.id, s.completed or s.gave_up, e.taken)
-    from longshore.workflow_runs r
-    join longshore.workflow_nodes n on n.version_id = r.version_id
-    left join steps s on s.run_id = r.run_id and s.node = n.node
+    from (
+        select run_id, version_id, 0 as frame, 0 as body, state from longshore.workflow_runs
+        union all
+        select f.run_id, w.version_id, f.frame, f.body, f.state from longshore.frames f join longshore.workflow_runs w on w.run_id = f.run_id
+    ) r
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.body = r.body
+    left join steps s on s.run_id = r.run_id and s.frame = r.frame and s.node = n.node
     left join (
-        select run_id, to_node, count(*) filter (where may) as taken, bool_or(condition is not null) as conditional
-        from edges group by run_id, to_node) e on e.run_id = r.run_id and e.to_node = n.node
+        select run_id, frame, to_node, count(*) filter (where may) as taken, bool_or(condition is not null) as conditional
+        from edges group by run_id, frame, to_node) e on e.run_id = r.run_id and e.frame = r.frame and e.to_node = n.node
     where r.state = 3
       and not exists (select from longshore.workflow_nodes t where t.version_id = r.version_id and t.type = 'terminate')
       and (s.node is null or not (s.completed or s.gave_up or s.skipped)
@@ -86,19 +95,43 @@ const WAITS: &str = "
     select format('run %s has no step anywhere', r.run_id)
     from longshore.workflow_runs r
     where r.state in (1, 2)
-      and not exists (select from longshore.step_ready s where s.run_id = r.run_id)
-      and not exists (select from longshore.step_delayed s where s.run_id = r.run_id)
-      and not exists (select from longshore.lanes l where r.run_id = any (l.run_ids))";
+      and not exists (select from longshore.step_ready s where s.run_id = r.run_id and s.node not in (-7, -8, -9))
+      and not exists (select from longshore.step_delayed s where s.run_id = r.run_id and s.node <> -9)
+      and not exists (select from longshore.step_waiting s where s.run_id = r.run_id and s.woken_at is null)
+      and not exists (select from longshore.step_leases l where l.run_id = r.run_id and l.node not in (-7, -8, -9))";
 
 /// Only where nothing awaits settling.
 const LEFT: &str = "
-    select format('run %s, state %s: ready %s, delayed %s, joins %s', r.run_id, r.state, s.ready, s.delayed, s.joins)
+    select format('run %s, state %s: ready %s, delayed %s, waiting %s, joins %s, frames %s, items %s', r.run_id, r.state, s.ready, s.delayed, s.waiting,
+        s.joins, s.frames, s.items)
     from longshore.workflow_runs r
     join lateral (
         select (select count(*) from longshore.step_ready s where s.run_id = r.run_id) as ready,
             (select count(*) from longshore.step_delayed s where s.run_id = r.run_id) as delayed,
-            (select count(*) from longshore.step_joins s where s.run_id = r.run_id) as joins) s on true
-    where r.state > 2 and s.ready + s.delayed + s.joins > 0 and not exists (select from longshore.closed)";
+            (select count(*) from longshore.step_waiting s where s.run_id = r.run_id) as waiting,
+            (select count(*) from longshore.step_joins s where s.run_id = r.run_id) as joins,
+            (select count(*) from longshore.frames s where s.run_id = r.run_id and s.state = 1) as frames,
+            (select count(*) from longshore.frame_chunks s where s.run_id = r.run_id and r.state = 3 and s.items is not null
+                and not exists (select from longshore.frames f where f.run_id = s.run_id and f.frame = s.frame and f.state <> 3)) as items) s on true
+    where r.state > 2 and s.ready + s.delayed + s.waiting + s.joins + s.frames + s.items > 0 and not exists (select from longshore.closed)";
+
+/// A signal that was taken, but not refused, is the output of the step that took it; no other has it, and no step took two.
+const SIGNALS: &str = "
+    select format('run %s signal %s: taken %s frame %s node %s, output %s', s.run_id, s.signal_id, s.taken_at, s.taken_frame, s.taken_node, a.output)
+    from (select s.*, count(*) over (partition by s.run_id, s.taken_frame, s.taken_node) as by_step
+          from longshore.signals s where s.taken_at is not null and s.refused is null) s
+    join longshore.workflow_runs r on r.run_id = s.run_id and r.state = 3
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = s.taken_node
+    left join longshore.execution_step_attempts a
+        on a.run_id = s.run_id and a.frame = s.taken_frame and a.node = s.taken_node and a.outcome = 1
+    where s.by_step > 1 or a.node is not null and n.type = 'wait' and (a.output ->> 'signal', a.output -> 'payload') is distinct from (s.name, s.payload)
+    union all
+    select format('run %s frame %s node %s completed without a signal', a.run_id, a.frame, a.node)
+    from longshore.execution_step_attempts a
+    join longshore.workflow_runs r on r.run_id = a.run_id
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
+    where a.outcome = 1 and a.error is null and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
+        and s.refused is null)";
 
 /// Everything that breaks a promise, with its name.
 pub async fn broken(pool: &PgPool) -> Vec<String> {

@@ -159,6 +159,8 @@ impl TestFleet {
         let sql = "select json_build_object(
             'ready', (select json_agg(r) from longshore.step_ready r where r.run_id = $1),
             'delayed', (select json_agg(r) from longshore.step_delayed r where r.run_id = $1),
+            'waiting', (select json_agg(r) from longshore.step_waiting r where r.run_id = $1),
+            'signals', (select json_agg(r) from longshore.signals r where r.run_id = $1),
             'joins', (select json_agg(r) from longshore.step_joins r where r.run_id = $1),
             'leases', (select json_agg(r) from longshore.step_leases r where r.run_id = $1),
             'attempts', (select json_agg(r) from (select node, attempt, outcome, error from longshore.execution_step_attempts where run_id = $1
@@ -370,6 +372,17 @@ pub fn chain(name: &str, length: usize) -> Value {
         (0..length).map(|i| json!({"id": format!("n{i}"), "type": "task", "handler": "echo"})).collect();
     let edges: Vec<Value> = (1..length).map(|i| json!([format!("n{}", i - 1), format!("n{i}")])).collect();
     json!({"name": name, "nodes": nodes, "edges": edges})
+}
+
+/// For each of three items two passes of `charge`, which stands in a gate, and of `count`; then `z`. Within `each`, which has an hour, is `again`.
+pub fn nested(name: &str) -> Value {
+    let charge = task("charge", "gate");
+    let count = json!({"id": "count", "type": "set", "output": {"n": "{{ frame.input.n + 1 }}"}});
+    let body = json!({"nodes": [charge, count], "edges": [["charge", "count"]]});
+    let again = json!({"id": "again", "type": "while", "when": "input.n < 2", "input": {"n": 0}, "body": body});
+    let each =
+        json!({"id": "each", "type": "foreach", "items": [7, 8, 9], "timeout": "1h", "body": {"nodes": [again]}});
+    json!({"name": name, "nodes": [each, task("z", "echo")], "edges": [["each", "z"]]})
 }
 
 /// `a`, then `width` tasks side by side, then `z`; all `echo`.

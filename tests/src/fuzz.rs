@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use chrono::DateTime;
 use longshore::wfcommons;
 use longshore_core::definition::{Definition, Problems};
 use longshore_core::duration;
 use longshore_core::error::{DELAY_INVALID, EXPRESSION_FAILED, ErrorKind, MAX_MESSAGE, StepError};
 use longshore_core::expression::{Expression, Found, Reference, Scope};
-use longshore_core::graph::{Graph, NodeKind, NodeResult, RunFacts, Values};
+use longshore_core::graph::{Graph, NodeKind, NodeResult, RunFacts, Signal, Values};
 use longshore_core::payload::Payload;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -80,17 +81,25 @@ fn evaluate(graph: &Graph, input: &Value) {
     let output = Payload::of(&json!({"x": 1, "text": "y", "list": [3, 1, 2]})).expect("output");
     let results: BTreeMap<_, _> =
         graph.nodes().iter().map(|node| (node.number, NodeResult::Completed(output.clone()))).collect();
-    let values = Values { run: Arc::new(facts), results };
+    let values = Values { results, ..Values::new(Arc::new(facts)) };
     if let Err(error) = graph.check_input(&values.run.input) {
         permanent(&error);
     }
     for node in graph.nodes() {
         given(graph.input(node.number, &values));
         match node.kind {
-            NodeKind::Task { .. } => {}
+            NodeKind::Task { .. } | NodeKind::Block(_) => {}
             NodeKind::Set => given(graph.set_output(node.number, &values, &output)),
             NodeKind::Delay => {
                 graph.delay(node.number, &values).map_or_else(|error| permanent(&error), |_| ());
+            }
+            NodeKind::Wait { .. } => {
+                graph.announcement(node.number, &values).map_or_else(|error| permanent(&error), |_| ());
+                let sent_at = DateTime::default();
+                let signal = Signal { id: 1, name: "s".to_owned(), payload: output.clone(), sent_at };
+                given(Ok(graph.taken(node.number, &signal)));
+                let verdicts = graph.judge(node.number, &values, &[signal]).expect("it is a wait");
+                assert!(verdicts.iter().all(|verdict| verdict.signal == 1));
             }
             NodeKind::Fail => permanent(&graph.failure(node.number, &values).unwrap_or_else(|error| error)),
             NodeKind::Terminate => {
@@ -98,7 +107,7 @@ fn evaluate(graph: &Graph, input: &Value) {
             }
         }
     }
-    given(graph.run_output(&values));
+    given(graph.body_output(0, &values));
 }
 
 /// A value can be stored and read, and is bounded; an error is permanent.
@@ -139,10 +148,17 @@ pub fn expression(input: &[u8]) {
         Err(why) => return assert!(!why.is_empty() && why.len() < 10_000, "{why}"),
     };
     let find = |reference: &Reference| match reference {
-        Reference::RunId | Reference::RunWorkflow | Reference::RunKey => Found::Text("text".to_owned()),
-        Reference::RunVersion => Found::Number(3),
+        Reference::RunId | Reference::RunWorkflow | Reference::RunKey | Reference::SignalName => {
+            Found::Text("text".to_owned())
+        }
+        Reference::RunVersion | Reference::Index | Reference::FrameIndex(_) => Found::Number(3),
         Reference::Failure(_) | Reference::Error => Found::Null,
-        Reference::RunInput | Reference::Output(_) | Reference::Input => Found::Json(input.clone()),
+        Reference::RunInput
+        | Reference::Output(_)
+        | Reference::Input
+        | Reference::Item
+        | Reference::FrameInput(_)
+        | Reference::SignalPayload => Found::Json(input.clone()),
     };
     let again = Expression::compile(compiled.text()).expect("its own text compiles");
     assert_eq!(again.references(), compiled.references());
@@ -168,7 +184,7 @@ pub fn template(input: &[u8]) {
     let mut values = Values::new(Arc::new(facts));
     values.results.insert(0, NodeResult::Completed(input.clone()));
     given(graph.set_output(1, &values, &input));
-    given(graph.run_output(&values));
+    given(graph.body_output(0, &values));
 }
 
 /// The text of a duration: it is refused with its text and a reason, or the shortest text for it says the same.

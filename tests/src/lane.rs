@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use longshore_core::attempt::{Ended, Ending, Plan, Room, places, poisoned};
-use longshore_core::cycle::{self, Batch, Baton, HeldRow, Line, Pass, Passed, Sender};
+use longshore_core::cycle::{self, Batch, Baton, Closing, HeldRow, Line, Pass, Passed, Sender};
 use longshore_core::graph::{END, NodeResult, RunFacts, START, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claim, Claimed, HeldStep, MAX_LOST_ALONE, PRIORITIES, SOLO, Source, StepKey, StepKind};
@@ -48,7 +48,7 @@ pub enum Answer {
     /// Committed, though the answer got lost.
     Recovered,
     /// Nothing happened: these closings were not known. The lane knows them now.
-    Refused(Vec<(Uuid, i64)>),
+    Refused(Vec<Closing>),
     /// The lane's steps are another's. It holds nothing any more.
     Fenced,
     /// Nothing happened: Postgres refuses the content.
@@ -180,7 +180,7 @@ impl ManualLane {
                 other => panic!("the recorded output of {key:?} is {other:?}"),
             },
             (_, START) => Ending::Started,
-            (_, END) => Ending::RunCompleted(graph.run_output(&held.values).expect("an output of the run")),
+            (_, END) => Ending::BodyCompleted(graph.body_output(0, &held.values).expect("an output of the run")),
             _ if held.step.lost >= MAX_LOST_ALONE => {
                 Ending::Failed { error: poisoned(held.step.lost), retry_after: None }
             }
@@ -297,16 +297,16 @@ impl ManualLane {
 
     async fn take_on(&mut self, plan: Plan, ended: &[StepKey], passed: &mut Passed) {
         self.held.retain(|held| !ended.contains(&held.step.key()));
-        let closed: Vec<Uuid> = passed.closings.iter().map(|(run, _)| *run).collect();
+        let closed: Vec<Uuid> = passed.closings.iter().map(|closing| closing.run_id).collect();
         for mut step in plan.batch.kept {
             (step.enqueued_at, step.claimed_at) = (Some(passed.at), Some(passed.at));
             // a run that was closed while the cycle was under way: what the lane kept of it does not start
             let live = !closed.contains(&step.run_id);
             self.admit(step, live, None).await;
         }
-        for (run, closing) in &passed.closings {
-            if self.held.iter().any(|held| held.step.run_id == *run) {
-                self.heed(&[(*run, *closing)]);
+        for closing in &passed.closings {
+            if self.held.iter().any(|held| held.step.run_id == closing.run_id) {
+                self.heed(&[*closing]);
             }
         }
         for (claimed, _) in std::mem::take(&mut passed.new) {
@@ -346,7 +346,7 @@ impl ManualLane {
         let graph = &version.graph;
         let mut nodes = match graph.node(step.node) {
             Some(node) => node.needs().nodes.clone(),
-            None if step.node == END => graph.end_needs().nodes.clone(),
+            None if step.node == END => graph.bodies()[0].end_needs().nodes.clone(),
             None => Vec::new(),
         };
         if step.kind == StepKind::Advance {
@@ -361,11 +361,11 @@ impl ManualLane {
     }
 
     /// Note closings: what ends of these runs is canceled.
-    pub fn heed(&mut self, closings: &[(Uuid, i64)]) {
-        for (run, closing) in closings {
-            let known = self.closed.entry(*run).or_default();
-            if !known.contains(closing) {
-                known.push(*closing);
+    pub fn heed(&mut self, closings: &[Closing]) {
+        for closing in closings {
+            let known = self.closed.entry(closing.run_id).or_default();
+            if !known.contains(&closing.close_id) {
+                known.push(closing.close_id);
             }
         }
     }
@@ -458,7 +458,7 @@ pub fn dag(name: &str, nodes: &str, edges: &str) -> Value {
 
 /// Check that nothing is left of any run in the tables that a run passes through.
 pub async fn assert_nothing_left(database: &TestDatabase) {
-    for table in ["step_ready", "step_delayed", "step_joins", "lanes", "closed"] {
+    for table in ["step_ready", "step_delayed", "step_waiting", "step_joins", "lanes", "closed"] {
         let sql = format!("select count(*) from longshore.{table}");
         assert_eq!(database.number(&sql).await, 0, "rows left in {table}");
     }

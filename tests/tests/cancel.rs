@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use longshore_core::attempt::Ending;
+use longshore_core::cycle::Closing;
 use longshore_core::payload::Payload;
 use longshore_core::run::{self, Canceled};
 use longshore_core::session::Session;
@@ -69,7 +70,7 @@ async fn a_refused_cycle_may_be_sent_again_once_the_closing_is_known() {
     // a second closing of the same run is a new one: the lane that knows only the first is refused again
     let b = lane.keys()[0];
     cancel(&fleet, stays).await;
-    lane.heed(&[(stays, 1)]);
+    lane.heed(&[Closing { run_id: stays, close_id: 1, frame: 0 }]);
     assert!(matches!(lane.cycle(vec![(b, completed())], 0).await, Answer::Refused(_)));
     lane.cycle(vec![(b, Ending::Canceled)], 0).await.passed();
     settle_all(&fleet.database).await;

@@ -59,6 +59,14 @@ fn stop() -> Value {
     })
 }
 
+/// A block whose time is bounded, with two iterations of another block, each of which waits for an hour.
+fn naps() -> Value {
+    let pass = json!({"nodes": [{"id": "pause", "type": "delay", "duration": "1h"}]});
+    let again =
+        json!({"id": "again", "type": "while", "when": "true", "max_iterations": 3, "on_limit": "stop", "body": pass});
+    json!({"name": "naps", "nodes": [{"id": "each", "type": "foreach", "items": [1, 2], "timeout": "2h", "body": {"nodes": [again]}}]})
+}
+
 /// A database after a fleet crashed in the middle of its work: runs that ended in every way, and live ones in every place. No promise is broken
 /// and there is nothing to note.
 struct Lived {
@@ -78,8 +86,10 @@ impl Lived {
             life("long", "1h"),
             choice(),
             stop(),
+            naps(),
             slow,
             warehouse,
+            json!({"name": "waits", "nodes": [{"id": "a", "type": "wait", "signal": "go", "timeout": "1h"}]}),
             dag("early", "a b c d j:2 k", "a>j b>j c>j d>j j>k"),
         ])
         .await;
@@ -112,6 +122,16 @@ impl Lived {
         fleet.leave_first().await; // nobody serves the warehouse any more
         runs.insert("live", fleet.start("long", json!({"fail": 1, "wait": "1h", "nap": 3600})).await);
         runs.insert("ready", fleet.start("stock", json!({})).await);
+        runs.insert("napping", fleet.start("naps", json!({})).await);
+        let waiting = fleet.start("waits", json!({})).await;
+        runs.insert("waiting", waiting);
+        fleet.enqueuer.signal(waiting, "stop", &1).await.unwrap();
+        let waits = format!(
+            "select exists (select from longshore.step_waiting where run_id = '{waiting}')
+                and not exists (select from longshore.step_leases where run_id = '{waiting}')
+                and not exists (select from longshore.step_ready where run_id = '{waiting}')"
+        );
+        fleet.until(&waits).await;
         let tomorrow = chrono::Utc::now() + chrono::TimeDelta::days(1);
         runs.insert("later", fleet.enqueuer.start("chain", &json!({})).run_at(tomorrow).await.unwrap().id);
         let live = runs["live"];
@@ -123,6 +143,9 @@ impl Lived {
                     and (select count(*) from longshore.step_joins where run_id = '{live}') = 3"
             ))
             .await;
+        let napping = runs["napping"];
+        let naps = format!("select count(*) = 3 from longshore.step_delayed where run_id = '{napping}'");
+        fleet.until(&naps).await;
         let mut connection = fleet.database.pool.acquire().await.unwrap();
         let report = doctor::examine(&mut connection).await.unwrap();
         assert_silent(&report);
@@ -168,7 +191,47 @@ const ATTEMPT: &str = "insert into execution_step_attempts
 
 const DAMAGE: &[Damage] = &[
     ("the step job of a queued run is gone", "delete from step_ready where run_id = {ready}", &["stuck_run"]),
+    ("a wait is gone", "delete from step_waiting", &["stuck_run"]),
+    (
+        "nobody looks for the signal that a step waits for",
+        "update step_waiting set since = now() - interval '80 s';
+         insert into signals (shard, run_id, name, payload, sent_at) values (0, {waiting}, 'go', '1', now() - interval '80 s')",
+        &["lost_wake_up"],
+    ),
+    (
+        "the time of a wait is over and nothing ends it",
+        "update step_waiting set due_at = now() - interval '80 s'; delete from step_delayed where run_id = {waiting}",
+        &["lost_wake_up"],
+    ),
+    (
+        "a wait that was woken waits again",
+        "insert into step_ready (run_id, version_id, queue_id, node, attempt, shard, priority, kind)
+         select run_id, version_id, queue_id, node, attempt, shard, priority, 3 from step_waiting",
+        &["one_home"],
+    ),
+    (
+        "a signal to a run that does not exist",
+        "insert into signals (shard, run_id, name, payload) values (0, new_run_id(), 'go', '1')",
+        &["orphan"],
+    ),
     ("a timer is gone", "delete from step_delayed where run_id = {later}", &["stuck_run"]),
+    (
+        "the step job of a body is gone",
+        "delete from step_delayed where run_id = {napping} and frame = (select max(frame) from step_delayed where run_id = {napping})",
+        &["stuck_frame"],
+    ),
+    (
+        "of a block's step jobs only its timeout is left",
+        "delete from step_delayed where run_id = {napping} and node >= 0",
+        &["stuck_frame"],
+    ),
+    (
+        "a body that nothing is in has ended, and what follows it is gone",
+        "update frames set state = 5, finished_at = now() where run_id = {napping} and frame = (select max(frame) from frames where run_id = {napping});
+         delete from step_delayed where run_id = {napping} and frame = (select max(frame) from frames where run_id = {napping})",
+        &["stuck_frame"],
+    ),
+    ("all step jobs of a run within a block are gone", "delete from step_delayed where run_id = {napping}", &["stuck_run"]),
     (
         "a lane's baton is gone",
         "delete from lanes",

@@ -10,7 +10,7 @@ use longshore_core::explain::{self, Delay, Explanation, Predecessor, Work};
 use longshore_core::fleet::{self, Registration};
 use longshore_core::inspect::NodeState;
 use longshore_core::state::{RunState, StepState};
-use longshore_tests::fleet::{chain, fan};
+use longshore_tests::fleet::{Gate, TestHandlers, chain, fan, nested, task, with};
 use longshore_tests::lane::{dag, reap};
 use longshore_tests::{ManualLane, TestFleet};
 use longshore_worker::Slots;
@@ -368,4 +368,60 @@ async fn a_paused_run_says_so_and_a_run_that_does_not_exist_has_no_answer() {
     assert_eq!(explain::explain(&mut connection, Uuid::new_v4()).await.unwrap(), None);
     drop(connection);
     fleet.database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_within_blocks_says_where() {
+    let gate = Gate::default();
+    let mut fleet = TestFleet::publish([nested("w")]).await;
+    fleet.add(fleet.worker().queue("default", Slots(9)).gate(&gate)).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(3).await;
+    fleet.until("select count(*) = 3 from longshore.step_leases").await;
+    let answer = why(&fleet, run).await;
+    let mut places: Vec<_> =
+        answer.held.iter().map(|step| (step.within.clone().unwrap(), step.node.as_str())).collect();
+    places.sort();
+    assert_eq!(places, [0, 1, 2].map(|item| (format!("each[{item}] > again[0]"), "charge")));
+    says(&answer, "held: each[1] > again[0] > charge, attempt 1,");
+    says(&answer, "delayed: each > (timeout), ");
+    says(&answer, ": the block fails if it has not ended by then");
+    assert_eq!((answer.delayed[0].delay.clone(), answer.pending, answer.stuck), (Delay::Timeout, 4, false));
+
+    gate.open(1);
+    gate.entered(4).await;
+    fleet.until("select count(*) = 3 from longshore.step_leases").await;
+    says(&why(&fleet, run).await, "] > again[1] > charge, attempt 1,");
+
+    fleet.crash().await;
+    fleet.database.execute("delete from longshore.lanes; delete from longshore.step_delayed").await;
+    let answer = why(&fleet, run).await;
+    assert!(answer.stuck);
+    assert_eq!(answer.lost.len(), 3, "{answer}");
+    assert!(answer.lost.iter().all(|place| place.starts_with("each[") && place.ends_with(" > charge")), "{answer}");
+    fleet.database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_says_how_many_iterations_have_ended_and_a_body_what_its_end_waits_for() {
+    let gate = Gate::default();
+    let bad = with(task("b", "flaky"), json!({"input": {"fail": "{{ 9 if item == 0 else 0 }}", "permanent": true}}));
+    let body = json!({"nodes": [task("a", "gate"), bad, task("c", "gate")], "edges": [["a", "b"], ["a", "c"]]});
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2, 3], "concurrency": 2, "tolerate": {"count": 2}, "body": body});
+    let mut fleet = TestFleet::publish([json!({"name": "w", "nodes": [each]})]).await;
+    fleet.add(fleet.worker().queue("default", Slots(9)).gate(&gate)).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(2).await;
+    // of the first item b fails, so two go on; of the others b ends, and c stands in the gate
+    gate.open(2);
+    gate.entered(4).await;
+    fleet.until("select count(*) = 1 from longshore.step_joins where node = -3").await;
+    fleet.until("select count(*) = 2 from longshore.step_leases").await;
+    let answer = why(&fleet, run).await;
+    says(&answer, "1 of 4 iterations of each have ended; waits for each[1] (running), each[2] (running) and 1 more");
+    says(&answer, "1 of 4 iterations of each failed, it fails with 3");
+    says(&answer, "the end of each[1] has 1 of 2 sinks and early joins; waits for c (running)");
+    gate.open(100);
+    fleet.ended(run).await;
+    fleet.finish().await;
 }

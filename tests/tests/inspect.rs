@@ -2,12 +2,13 @@
 //! the database holds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use longshore_core::inspect::{self, Counts, Filter};
+use longshore_core::inspect::{self, Counts, Filter, StepView};
 use longshore_core::state::{Outcome, RunState};
 use longshore_core::{doctor, explain};
-use longshore_tests::fleet::chain;
+use longshore_tests::fleet::{Gate, TestHandlers, chain, nested};
 use longshore_tests::lane::dag;
 use longshore_tests::{ManualLane, TestDatabase, TestFleet};
 use longshore_worker::Slots;
@@ -154,6 +155,70 @@ async fn the_view_of_all_steps_says_the_same_as_the_steps_of_a_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_run_shows_where_each_node_of_its_blocks_stands() {
+    let gate = Gate::default();
+    let mut fleet = TestFleet::publish([nested("w")]).await;
+    fleet.add(fleet.worker().queue("default", Slots(9)).gate(&gate)).await;
+    let (run, canceled) = (fleet.start("w", json!({})).await, fleet.start("w", json!({})).await);
+    gate.entered(6).await;
+    fleet.until("select count(*) = 6 from longshore.step_leases").await;
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    let mut stand = async |run: Uuid| -> Vec<String> {
+        let steps = inspect::steps(&mut connection, run).await.unwrap();
+        let line = |step: &StepView| {
+            format!("{} {}", inspect::place(&step.node, step.frame, step.within.as_deref()), step.state)
+        };
+        let lines: BTreeSet<String> = steps.iter().map(line).collect();
+        assert_eq!(lines.len(), steps.len());
+        let counts = inspect::counts(&mut connection, run).await.unwrap().unwrap();
+        let count = |state: &str| steps.iter().filter(|step| step.state.as_str() == state).count() as i64;
+        let same = Counts {
+            nodes: steps.len() as i64,
+            pending: count("pending"),
+            ready: count("ready"),
+            delayed: count("delayed"),
+            waiting: 0,
+            running: count("running"),
+            completed: count("completed"),
+            failed: count("failed"),
+            skipped: count("skipped"),
+            canceled: count("canceled"),
+        };
+        assert_eq!(counts, same);
+        lines.into_iter().collect()
+    };
+    let mut live = vec!["each running".to_owned(), "z pending".to_owned()];
+    for item in 0..3 {
+        live.push(format!("each[{item}] > again running"));
+        live.push(format!("each[{item}] > again[0] > charge running"));
+        live.push(format!("each[{item}] > again[0] > count pending"));
+    }
+    live.sort();
+    assert_eq!(stand(run).await, live);
+
+    fleet.enqueuer.cancel(canceled).await.unwrap();
+    fleet.until("select not exists (select from longshore.closed)").await;
+    let mut over = vec!["each canceled".to_owned(), "z pending".to_owned()];
+    for item in 0..3 {
+        over.push(format!("each[{item}] > again canceled"));
+        over.push(format!("each[{item}] > again[0] > charge canceled"));
+    }
+    over.sort();
+    assert_eq!(stand(canceled).await, over);
+
+    gate.open(6);
+    fleet.ended(run).await;
+    let ended = stand(run).await;
+    assert_eq!(ended.len(), 2 + 3 * (1 + 2 * 2));
+    assert!(ended.iter().all(|line| line.ends_with(" completed")), "{ended:?}");
+    let attempts = inspect::attempts(&mut connection, run).await.unwrap();
+    let last = attempts.iter().find(|of| of.node == "charge" && of.within.as_deref() == Some("each[2] > again[1]"));
+    assert!(last.is_some(), "{attempts:?}");
+    drop(connection);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn runs_are_listed_newest_first_by_workflow_state_and_page() {
     let fleet = TestFleet::publish([chain("one", 1), chain("two", 2)]).await;
     let mut lane = ManualLane::new(&fleet.database.pool);
@@ -214,24 +279,24 @@ async fn the_keys_of_json_output_do_not_change() {
     let shown = inspect::show(&mut connection, run).await.unwrap().unwrap();
     insta::assert_snapshot!(keys(&shown), @"created_at error error_detail finished_at input key output priority run_at run_id seconds state version workflow");
     let steps = inspect::steps(&mut connection, run).await.unwrap();
-    insta::assert_snapshot!(keys(&steps[0]), @"attempts duration_ms error frame handler node number queue since state type until worker");
+    insta::assert_snapshot!(keys(&steps[0]), @"attempts duration_ms error frame handler node number queue since state type until within worker");
     let attempts = inspect::attempts(&mut connection, run).await.unwrap();
-    insta::assert_snapshot!(keys(&attempts[0]), @"attempt claimed_at duration_ms enqueued_at error finished_at frame lane_id node number outcome output worker");
+    insta::assert_snapshot!(keys(&attempts[0]), @"attempt claimed_at duration_ms enqueued_at error finished_at frame lane_id node number outcome output within worker");
     let counts = inspect::counts(&mut connection, run).await.unwrap().unwrap();
-    insta::assert_snapshot!(keys(&counts), @"canceled completed delayed failed nodes pending ready running skipped");
+    insta::assert_snapshot!(keys(&counts), @"canceled completed delayed failed nodes pending ready running skipped waiting");
     let answer = explain::explain(&mut connection, run).await.unwrap().unwrap();
-    insta::assert_snapshot!(keys(&answer), @"created_at delayed delayed_total error finished_at held held_total joins joins_total lost now pending problems ready ready_total run_at run_id state stuck version workflow");
-    insta::assert_snapshot!(keys(&answer.ready[0]), @"ahead alone attempt frame handler node priority queue since work workers");
-    insta::assert_snapshot!(keys(&answer.held[0]), @"attempt claimed_at frame heartbeat_at host lane_id lease_until node overdue pid work worker worker_live");
-    insta::assert_snapshot!(keys(&answer.joins[0]), @"fired frame in_edges need node resolved taken waits_for waits_for_total");
+    insta::assert_snapshot!(keys(&answer), @"created_at delayed delayed_total error finished_at held held_total joins joins_total lost now pending problems ready ready_total run_at run_id state stuck version waiting waiting_total workflow");
+    insta::assert_snapshot!(keys(&answer.ready[0]), @"ahead alone attempt frame handler node priority queue since within work workers");
+    insta::assert_snapshot!(keys(&answer.held[0]), @"attempt claimed_at frame heartbeat_at host lane_id lease_until node overdue pid within work worker worker_live");
+    insta::assert_snapshot!(keys(&answer.joins[0]), @"fired frame in_edges need node resolved taken waits_for waits_for_total within");
     insta::assert_snapshot!(keys(&answer.joins[0].waits_for[0]), @"node state");
     let answer = explain::explain(&mut connection, later).await.unwrap().unwrap();
-    insta::assert_snapshot!(keys(&answer.delayed[0]), @"attempt due_at frame handler node queue reason work");
+    insta::assert_snapshot!(keys(&answer.delayed[0]), @"attempt due_at frame handler node queue reason within work");
     let report = doctor::examine(&mut connection).await.unwrap();
     insta::assert_snapshot!(keys(&report), @"checks");
     insta::assert_snapshot!(keys(&report.checks[0]), @"examples found name promise says severity");
     let names: Vec<_> = report.checks.iter().map(|check| check.name).collect();
-    insta::assert_snapshot!(names.join(" "), @"stuck_run accepted_once attempt_numbers one_home lease_overdue join_counts lost_successor lost_retry undecided_node started_early orphan unknown_place unsettled_step partitions max_attempts version_altered functions residue unsettled silent_workers unserved_queues vacuum_behind invalid_indexes old_snapshots");
+    insta::assert_snapshot!(names.join(" "), @"stuck_run stuck_frame lost_wake_up accepted_once attempt_numbers one_home lease_overdue join_counts lost_successor lost_retry undecided_node started_early orphan unknown_place unsettled_step partitions max_attempts version_altered functions residue unsettled silent_workers unserved_queues vacuum_behind invalid_indexes old_snapshots");
     drop(connection);
     fleet.database.drop().await;
 }

@@ -13,7 +13,7 @@ const CATALOG: &str = "
         select format('relation %s %s %s %s', c.relname, c.relkind, c.reloptions, pg_get_expr(c.relpartbound, c.oid)) from pg_class c
         where c.relnamespace in (table n) and c.relkind in ('r', 'p', 'v', 'S')
         union all
-        select format('column %s.%s %s %s %s %s %s', c.relname, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage,
+        select format('column %s.%s %s %s %s %s %s', c.relname, a.attname, row_number() over (partition by c.oid order by a.attnum), format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attstorage,
             pg_get_expr(d.adbin, d.adrelid))
         from pg_attribute a join pg_class c on c.oid = a.attrelid left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
         where c.relnamespace in (table n) and c.relkind in ('r', 'p', 'v') and a.attnum > 0 and not a.attisdropped

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use longshore_core::migrate::FUNCTIONS;
 use longshore_tests::TestFleet;
+use longshore_tests::fleet::with;
 use longshore_tests::lane::dag;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
@@ -111,6 +112,28 @@ fn baton(lane: i64, cycle: i64, runs: &[Uuid], expired: bool) -> String {
         zero = each("0", keys),
         two = each("2", keys),
     )
+}
+
+/// Frames that begin and end, and waits, one of each for every run, as the cycle takes them. `signals` are those that wake the waits.
+fn frames(runs: &[Uuid], signals: &[i64], round: usize) -> String {
+    let each = |fields: Value| runs.iter().map(|run| with(fields.clone(), json!({"run": run}))).collect::<Vec<Value>>();
+    let number = 100 + round;
+    let woken = runs.iter().enumerate().map(|(at, run)| {
+        json!({"run": run, "frame": 0, "node": 0, "signal": signals.get(at).copied().unwrap_or(1), "keep": at % 2 == 0})
+    });
+    json!({
+        "wait": each(json!({"frame": 0, "node": number, "attempt": 1, "version": 1, "queue": 1, "priority": 1, "failed": 0, "names": ["s"],
+            "picky": false, "after_us": 3_600_000_000_i64, "timer": 1})),
+        "wake": woken.collect::<Vec<_>>(),
+        "waited": each(json!({"frame": 0, "node": 1})),
+        "new": each(json!({"frame": number, "parent": 1, "node": 0, "attempt": 1, "iteration": number, "body": 1, "path": [1], "failed": 0,
+            "whole": false, "input": "1"})),
+        "end": each(json!({"frame": 2, "state": 3, "output": "1", "announce": false, "keep": false})),
+        "chunks": each(json!({"frame": 1, "chunk": number, "count": 1, "items": "[1]"})),
+        "opened": each(json!({"frame": 1, "chunk": 1, "first": 2})),
+        "forget": each(json!({"frame": 3})),
+    })
+    .to_string()
 }
 
 /// Call every function once, with these runs as keys (sorted). `round` makes what is inserted unique.
@@ -219,7 +242,30 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
         one("h_kind", &each("0", keys / 4)),
         one("h_attempt", &each("1", keys / 4)),
     ];
-    session.call("cycle", &[common.as_slice(), hot.as_slice()].concat()).await;
+    // before the cycle takes them
+    session.call("read_waiters", &[one("p_runs", &ids)]).await;
+    let looks = [one("p_runs", &ids), one("p_frames", &zeros), one("p_nodes", &zeros)];
+    let candidates = [one("p_after", &zeros), one("p_limit", "64")];
+    session.call("read_candidates", &[looks.as_slice(), candidates.as_slice()].concat()).await;
+    let sql = "select min(signal_id) from longshore.signals where run_id = any($1) and taken_at is null group by run_id order by run_id";
+    let signals: Vec<i64> = sqlx::query_scalar(sql).bind(runs).fetch_all(&mut *admin).await.unwrap();
+    let waits = frames(runs, &signals, round);
+    session.call("cycle_2", &[common.as_slice(), hot.as_slice(), &[one("p_frames", &waits)]].concat()).await;
+    let woken =
+        "select count(*) from longshore.step_waiting where run_id = any($1) and node = 0 and signal_id is not null";
+    let woken: i64 = sqlx::query_scalar(woken).bind(runs).fetch_one(&mut *admin).await.unwrap();
+    assert_eq!(woken, i64::try_from(signals.len()).unwrap(), "each of the waits was woken");
+    session.call("read_woken", &looks).await;
+    if round > 0 {
+        session
+            .call("signal", &[one("run", &runs[0].to_string()), one("name", "s"), one("key", &format!("k{round}"))])
+            .await;
+    }
+    session.call("cycle", &[one("p_lane", "1"), one("p_cycle", "1")]).await;
+    session.call("read_frames", &[one("p_runs", &ids), one("p_frames", &ones)]).await;
+    let instances = [one("p_runs", &ids), one("p_frames", &ones), one("p_before", &each("true", keys))];
+    session.call("read_instances", &instances).await;
+    session.call("read_iterations", &[one("p_runs", &ids), one("p_frames", &ones)]).await;
     session.call("recover", &[one("p_lane", &lane.to_string()), one("p_cycle", "1")]).await;
     // a cycle whose joins all fire, half of them held, and whose runs end
     let fires = [
@@ -234,7 +280,7 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
         one("z_error", &each("1", keys)),
         one("z_close", &each("true", keys)),
     ];
-    session.call("cycle", &[common.as_slice(), fires.as_slice()].concat()).await;
+    session.call("cycle_2", &[common.as_slice(), fires.as_slice()].concat()).await;
     let first = sqlx::query("delete from longshore.lanes where lane_id >= 1000000").execute(&mut *admin).await.unwrap();
     assert!(first.rows_affected() > 0);
 
@@ -352,6 +398,10 @@ async fn no_function_reads_a_whole_table_with_the_plans_it_made_while_it_was_emp
         "workflow_runs",
         "lanes",
         "worker_lanes",
+        "frames",
+        "frame_chunks",
+        "step_waiting",
+        "signals",
     ] {
         sqlx::raw_sql(&format!("delete from longshore.{table}")).execute(&mut admin).await.unwrap();
     }
@@ -433,6 +483,13 @@ async fn fill(admin: &mut PgConnection, runs: &[Uuid]) {
          select 0, now() + interval '1 day', 1, 1, r, 1, 0, 0, 1 from unnest($1::uuid[]) r",
         "insert into longshore.step_joins (shard, run_id, frame, node, resolved, taken)
          select 0, r, 0, n, 1, 1 from unnest($1::uuid[]) r, generate_series(1, 2) n",
+        "insert into longshore.frames (shard, run_id, frame, parent, node, attempt, iteration, body, path, whole, input)
+         select 0, r, f, f - 1, 0, 1, f - 2, case f when 2 then 1 end, array_fill(1, array[f - 1]), f = 1, '1' from unnest($1::uuid[]) r, generate_series(1, 2) f",
+        "insert into longshore.frame_chunks (shard, run_id, frame, chunk, count, items)
+         select 0, r, 1, 1, 1, '[1]' from unnest($1::uuid[]) r",
+        "insert into longshore.signals (shard, run_id, name, payload) select 0, r, 's', '1' from unnest($1::uuid[]) r, generate_series(1, 2)",
+        "insert into longshore.step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, picky, names, woken_at, due_at, timer_seq)
+         select 0, r, 0, n, 1, 1, 1, 1, false, '{s,t}', case n when 1 then now() end, now(), 1 from unnest($1::uuid[]) r, generate_series(0, 1) n",
         "insert into longshore.closed (shard, run_id) select 0, r from unnest($1::uuid[]) r where false",
     ];
     for sql in statements {

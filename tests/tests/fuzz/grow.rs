@@ -71,6 +71,8 @@ fn expression(rng: &mut StdRng, depth: usize) -> String {
                 "'1e999'",
                 "error",
                 "'nan'|float",
+                "item",
+                "frames.n1.input",
             ],
         )
         .to_owned();
@@ -182,16 +184,27 @@ fn duration(rng: &mut StdRng) -> String {
 }
 
 fn definition(rng: &mut StdRng) -> Value {
-    let count = rng.random_range(1..8);
-    let id = |number: usize| format!("n{number}");
+    let mut whole = graph(rng, "n", 2);
+    whole["name"] = json!(pick(rng, &["w", "order-1", "é", ""]));
+    if rng.random_range(0..4) == 0 {
+        whole["input_schema"] = schema(rng, 3);
+    }
+    whole
+}
+
+/// Nodes and edges of a definition, or of a body; the ids of its nodes begin with `prefix`, those of bodies within it with longer ones.
+fn graph(rng: &mut StdRng, prefix: &str, depth: usize) -> Value {
+    let count = rng.random_range(1..if prefix.len() > 1 { 4 } else { 8 });
+    let id = |number: usize| format!("{prefix}{number}");
     let nodes: Vec<Value> = (0..count)
         .map(|number| {
-            let mut node = match rng.random_range(0..8) {
+            let mut node = match rng.random_range(0..if depth == 0 { 8 } else { 10 }) {
                 0 => json!({"type": "set", "output": template(rng, 2)}),
                 1 => json!({"type": "delay", "duration": duration(rng)}),
                 2 => json!({"type": "delay", "until": pick(rng, &["2030-01-31T08:00:00Z", "{{ run.input.text }}", "+999999-01-01T00:00:00Z"])}),
                 3 => json!({"type": "fail", "name": "x", "message": template(rng, 0)}),
                 4 => json!({"type": "terminate", "state": pick(rng, &["completed", "failed", "canceled"]), "output": template(rng, 1)}),
+                8 | 9 => block(rng, &format!("{prefix}{number}-"), depth - 1),
                 _ => json!({"type": "task", "handler": "h", "timeout": duration(rng), "retry": retry(rng)}),
             };
             node["id"] = json!(if rng.random_range(0..30) == 0 { id(0) } else { id(number) });
@@ -225,14 +238,54 @@ fn definition(rng: &mut StdRng) -> Value {
         })
         .filter(|edge| edge["from"] != edge["to"])
         .collect();
-    let mut whole = json!({"name": pick(rng, &["w", "order-1", "é", ""]), "nodes": nodes, "edges": edges});
+    let mut whole = json!({"nodes": nodes, "edges": edges});
     if rng.random_range(0..4) == 0 {
         whole["output"] = template(rng, 2);
     }
-    if rng.random_range(0..4) == 0 {
-        whole["input_schema"] = schema(rng, 3);
-    }
     whole
+}
+
+/// A block without an id; the ids of the nodes in it begin with `prefix`.
+fn block(rng: &mut StdRng, prefix: &str, depth: usize) -> Value {
+    let [first, second, third] = ["a", "b", "c"].map(|place| graph(rng, &format!("{prefix}{place}"), depth));
+    let mut block = match rng.random_range(0..6) {
+        0 => {
+            let branch = |id: &str, mut body: Value| {
+                body["id"] = json!(id);
+                body
+            };
+            json!({"type": "parallel", "branches": [branch("left", first), branch("right", second)], "fail_fast": rng.random::<bool>(),
+                "ends": rng.random_range(0..4), "concurrency": number(rng)})
+        }
+        1 => {
+            let items = [template(rng, 2), json!("{{ run.input.list }}"), value(rng, 2)];
+            let items = &items[rng.random_range(0..3)];
+            json!({"type": "foreach", "items": items, "body": first, "concurrency": number(rng),
+                "tolerate": {"count": number(rng), "share": number(rng)}})
+        }
+        2 => {
+            json!({"type": "while", "when": expression(rng, 2), "do_while": rng.random::<bool>(), "max_iterations": rng.random_range(0..200),
+            "on_limit": pick(rng, &["fail", "stop"]), "keep": rng.random_range(0..3), "body": first})
+        }
+        3 => json!({"type": "if", "when": expression(rng, 2), "then": first, "else": second}),
+        4 => {
+            json!({"type": "switch", "cases": [{"when": expression(rng, 2), "body": first}, {"when": "input", "body": second}], "default": third})
+        }
+        _ => {
+            json!({"type": "try", "body": first, "catch": [{"on": [pick(rng, &["timeout", "*", "http_*", ""])], "body": second}], "finally": third})
+        }
+    };
+    for field in ["ends", "concurrency", "tolerate", "keep", "else", "default", "finally"] {
+        if rng.random() {
+            block.as_object_mut().unwrap().remove(field);
+        }
+    }
+    block
+}
+
+fn number(rng: &mut StdRng) -> Value {
+    let numbers = [json!(1), json!(0), json!(0.5), json!("{{ run.input.n }}"), value(rng, 0)];
+    numbers[rng.random_range(0..5)].clone()
 }
 
 fn retry(rng: &mut StdRng) -> Value {

@@ -1,0 +1,45 @@
+//! The examples of the reference do what it says.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use longshore_tests::TestFleet;
+use serde_json::Value;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_does_what_the_reference_says() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/REFERENCE.md")).unwrap();
+    let examples = text.split("```json").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let examples: Vec<Value> = examples.map(|example| serde_json::from_str(example).expect(example)).collect();
+    for word in [
+        "task",
+        "set",
+        "delay",
+        "wait",
+        "approval",
+        "fail",
+        "terminate",
+        "if",
+        "switch",
+        "parallel",
+        "foreach",
+        "while",
+        "try",
+    ] {
+        let of_it = |example: &&Value| example["workflow"]["name"] == word;
+        assert_eq!(examples.iter().filter(of_it).count(), 1, "one example of {word}");
+    }
+    let mut fleet = TestFleet::publish(examples.iter().map(|example| example["workflow"].clone())).await;
+    fleet.work(8).await;
+    for example in &examples {
+        let name = example["workflow"]["name"].as_str().unwrap();
+        let run = fleet.start(name, example["input"].clone()).await;
+        for signal in example["signals"].as_array().into_iter().flatten() {
+            fleet.enqueuer.signal(run, signal[0].as_str().unwrap(), &signal[1]).await.unwrap();
+        }
+        let (state, given) = fleet.ended(run).await;
+        match example.get("error") {
+            Some(error) => assert_eq!((state.as_str(), &given["name"]), ("failed", error), "{name}"),
+            None => assert_eq!((state.as_str(), &given), ("completed", &example["output"]), "{name}"),
+        }
+    }
+    fleet.finish().await;
+}
