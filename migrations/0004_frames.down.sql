@@ -24,4 +24,4 @@ delete from longshore.step_joins where node < -2;
 delete from longshore.execution_step_attempts where node < -2;
 alter table longshore.step_joins drop constraint step_joins_node_check, add constraint step_joins_node_check check (node >= -2);
 alter table longshore.execution_step_attempts drop constraint execution_step_attempts_node_check,
-    add constraint execution_step_attempts_node_check check (node >= -2);
+    add constraint execution_step_attempts_node_check check (node >= -2) not valid;

@@ -118,7 +118,7 @@ async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result
         Does::BadlyAtTimes if input["item"].as_i64().is_some_and(workload::is_bad) => {
             return Err(Failure::permanent("never for this one"));
         }
-        Does::WellPerhaps if mark.as_bytes()[0] % 2 == 0 => return Err(Failure::permanent("not this time")),
+        Does::WellPerhaps if mark.as_bytes()[0].is_multiple_of(2) => return Err(Failure::permanent("not this time")),
         Does::BadlyAtTimes | Does::WellPerhaps => {}
         #[allow(clippy::panic)]
         Does::Panic => panic!("a handler that panics"),
