@@ -89,7 +89,7 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
     }))
 }
 
-/// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`]).
+/// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`](super::pass)).
 pub(super) async fn send(
     db: impl PgExecutor<'_>,
     baton: &Baton,
