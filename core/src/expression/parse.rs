@@ -483,6 +483,10 @@ impl<'a> Parser<'a> {
     fn primary(&mut self) -> Result<Code, String> {
         match self.token {
             Token::Number(text) => {
+                // MiniJinja reads whole numbers into 128 bits and refuses what is longer.
+                if text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u128>().is_err() {
+                    return Err(self.wrong("the number is too large for a whole one: write it with an exponent, as in 1e40"));
+                }
                 self.advance()?;
                 Ok(Code::closed(text.to_owned()))
             }

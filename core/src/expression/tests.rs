@@ -188,6 +188,7 @@ fn what_is_not_the_language_is_refused_with_a_reason() {
         ("1 +", "expected a value, found the end"),
         ("(1", "expected `)`"),
         ("1 2", "expected an operator or the end"),
+        ("340282366920938463463374607431768211456", "too large for a whole one"),
         ("a", "there is no `a`"),
         ("range(10)", "the function `range` does not exist"),
         ("run.input.x()", "functions and methods cannot be called"),
