@@ -254,6 +254,12 @@ impl TestFleet {
     pub async fn finish(mut self) {
         if !self.workers.is_empty() {
             self.until("select not exists (select from longshore.closed)").await;
+            // what looks for signals may outlive its run by a claim
+            self.until(
+                "select not exists (select from longshore.step_ready s join longshore.workflow_runs r using (run_id)
+                    where r.state > 2 and s.node in (-7, -8, -9))",
+            )
+            .await;
         }
         self.drain().await;
         let left = "select (select count(*) from longshore.lanes) + (select count(*) from longshore.worker_lanes) + (select count(*) from longshore.workers)";
