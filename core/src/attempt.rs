@@ -3,6 +3,7 @@
 //! committed with it or not at all. Pure: time and randomness come in as values. What follows from a node is decided in `successor`.
 
 mod frames;
+mod joins;
 mod waits;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -11,12 +12,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::cycle::{Batch, Due, EndedAttempt, JoinArrival, JoinKey, RunEnding};
+use self::joins::Arrived;
+use crate::cycle::{Batch, Due, EndedAttempt, RunEnding};
 use crate::error::{self, StepError};
 use crate::frame::Opening;
-use crate::graph::{
-    Announcement, Bounds, FAILURES, GivesUp, Join, NodeKind, NodeNumber, NodeResult, Termination, Values, Verdict,
-};
+use crate::graph::{Announcement, GivesUp, Node, NodeKind, NodeNumber, NodeResult, Termination, Values, Verdict};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
 use crate::retry::{Retry, RetryPolicy};
@@ -124,6 +124,30 @@ impl Ended<'_> {
             _ => self.step.attempt,
         }
     }
+
+    /// Since when the attempt has lasted, where that is not since its step came to the lane: a block's first frame, a wait's announcement.
+    fn since(&self) -> Option<DateTime<Utc>> {
+        match self.ending {
+            Ending::BlockEnded { began, .. } => Some(*began),
+            Ending::Woken { since, .. } => Some(*since),
+            _ => None,
+        }
+    }
+
+    /// A step job of the same run: a first try of a node, or one that is no try.
+    fn step_job(&self, frame: i32, node: NodeNumber, kind: StepKind) -> HeldStep {
+        HeldStep {
+            frame,
+            node,
+            kind,
+            attempt: i32::from(kind == StepKind::Run),
+            failed: 0,
+            lost: 0,
+            solo: false,
+            queue_id: self.version.queue_id(node),
+            ..again(self.step)
+        }
+    }
 }
 
 /// What a lane has room for: free slots per queue it serves, and in all.
@@ -183,22 +207,6 @@ pub struct Plan {
     paths: HashMap<(Uuid, i32), Vec<i32>>,
 }
 
-/// What one batch brings to one join.
-#[derive(Debug)]
-struct Arrived {
-    resolved: i32,
-    taken: i32,
-    indegree: i32,
-    need: i32,
-    queue_id: i32,
-    engine: bool,
-    bounds: Option<Bounds>,
-    priority: i16,
-    version_id: i32,
-    /// Index of an ended step of that run, for its version.
-    from: usize,
-}
-
 impl Plan {
     /// A plan for a lane with this room (before the steps that end here give theirs back).
     #[must_use]
@@ -217,7 +225,7 @@ impl Plan {
         if !self.closed.is_empty() {
             self.drop_consequences_of_what_closed();
         }
-        self.enlist_joins();
+        self.enlist_joins(ended);
         self.batch.seal();
     }
 
@@ -271,12 +279,11 @@ impl Plan {
             Ending::Opened(opening) => self.open(index, ended, opening),
             Ending::BlockEnds(result) => self.end_block(index, ended, result),
             Ending::IterationFailed => self.count_failure(index, ended),
-            Ending::BlockEnded { result, began, .. } => self.block_ended(index, ended, result, *began),
+            Ending::BlockEnded { result, .. } | Ending::Woken { result, .. } => self.end_with(index, ended, result),
             Ending::Announced(announcement) => self.announce(index, ended, announcement),
             Ending::Delivered(waiters) => self.deliver(index, ended, waiters),
             Ending::Looked(verdicts) => self.take(index, ended, verdicts),
             Ending::TimeUp => self.time_up(ended),
-            Ending::Woken { result, since } => self.woken(index, ended, result, *since),
             // a count of a block's iterations that decides nothing any more
             Ending::Told if step.node < 0 => {}
             Ending::Told => match step.kind {
@@ -292,12 +299,10 @@ impl Plan {
         }
     }
 
-    /// A join that waited for all its in-edges has them when its step runs; its row goes in this cycle, which is later than the one that fired it.
-    fn forget_whole_join(&mut self, ended: &Ended<'_>) {
-        let step = ended.step;
-        let whole = |need| need <= 0 || matches!(step.kind, StepKind::Skip | StepKind::Rest);
-        if frames::join(ended, step.node).is_some_and(|join| whole(join.need)) {
-            self.batch.resolved_joins.push(JoinKey { run_id: step.run_id, frame: step.frame, node: step.node });
+    fn end_with(&mut self, index: usize, ended: &Ended<'_>, result: &Result<Payload, StepError>) {
+        match result {
+            Ok(output) => self.complete(index, ended, output, true),
+            Err(error) => self.fail(index, ended, error, None),
         }
     }
 
@@ -409,159 +414,28 @@ impl Plan {
     }
 
     fn make_ready_in(&mut self, index: usize, ended: &Ended<'_>, frame: i32, node: NodeNumber, first: bool) {
-        let step = ended.step;
-        let engine = ended.version.graph.node(node).is_some_and(|node| !matches!(node.kind, NodeKind::Task { .. }));
-        let next = HeldStep {
-            run_id: step.run_id,
-            version_id: step.version_id,
-            frame,
-            node,
-            kind: StepKind::Run,
-            attempt: 1,
-            failed: 0,
-            lost: 0,
-            queue_id: ended.version.queue_id(node),
-            priority: step.priority,
-            solo: false,
-            enqueued_at: None,
-            claimed_at: None,
-        };
+        let next = ended.step_job(frame, node, StepKind::Run);
         // the first successor stays with the lane; the others go to whoever is free (this lane too: its claim sees them)
-        let keep =
-            ended.may_keep && if engine { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
+        let room =
+            if is_engine(ended, node) { self.room.take_engine() } else { first && self.room.take(next.queue_id) };
+        self.put(next, ended.may_keep && room, Some(index));
+    }
+
+    /// A step job of the batch: the lane keeps it, or it goes to whoever is free.
+    fn put(&mut self, step: HeldStep, keep: bool, from: Option<usize>) {
         if keep {
-            self.batch.kept.push(next);
-            self.kept_from.push(Some(index));
+            self.batch.kept.push(step);
+            self.kept_from.push(from);
         } else {
-            self.batch.ready.push(next);
+            self.batch.ready.push(step);
         }
     }
 
-    fn arrive(&mut self, index: usize, ended: &Ended<'_>, node: NodeNumber, resolved: i32, taken: i32) {
-        let step = ended.step;
-        let Some(join) = frames::join(ended, node) else {
-            tracing::error!(run_id = %step.run_id, node, "arrival at a node that is no join: dropped");
-            return;
-        };
-        self.arrive_in(index, ended, (step.frame, node, None), (resolved, taken), join);
-    }
-
-    fn arrive_in(
-        &mut self,
-        index: usize,
-        ended: &Ended<'_>,
-        (frame, node, bounds): (i32, NodeNumber, Option<Bounds>),
-        (resolved, taken): (i32, i32),
-        join: Join,
-    ) {
-        let step = ended.step;
-        let arrived = self.arrivals.entry((step.run_id, frame, node)).or_insert_with(|| Arrived {
-            resolved: 0,
-            taken: 0,
-            indegree: join.indegree,
-            need: join.need,
-            queue_id: ended.version.queue_id(node),
-            bounds,
-            engine: node < 0
-                || ended.version.graph.node(node).is_some_and(|n| !matches!(n.kind, NodeKind::Task { .. })),
-            priority: step.priority,
-            version_id: step.version_id,
-            from: index,
-        });
-        arrived.resolved += resolved;
-        arrived.taken += taken;
-    }
-
-    /// Joins all of whose in-edges were resolved in this batch need no row: they are decided here. Skips spread further, until nothing changes.
-    fn settle_complete_joins(&mut self, ended: &[Ended<'_>]) {
-        loop {
-            let complete: Vec<_> = self.arrivals.extract_if(.., |_, a| a.resolved >= a.indegree).collect();
-            if complete.is_empty() {
-                return;
-            }
-            for ((run_id, frame, node), arrived) in complete {
-                let Some(from) = ended.get(arrived.from) else { continue };
-                let fires = match arrived.need {
-                    0 => arrived.taken > 0,
-                    need if need < 0 => true,
-                    need => arrived.taken >= need,
-                };
-                if !fires && node == FAILURES {
-                    continue;
-                }
-                if fires || node < 0 {
-                    let kind = if fires { StepKind::Run } else { StepKind::Skip };
-                    self.keep_complete_join(from, frame, node, kind, &arrived);
-                } else {
-                    self.record_skip(run_id, frame, node, TOO_FEW);
-                    self.spread(&arrived, from, node, &Successors::Skipped);
-                }
-                if arrived.need > 0 && node >= 0 {
-                    self.spread(&arrived, from, node, &Successors::Rested);
-                }
-            }
-        }
-    }
-
-    /// What follows from a join that this batch decided without running it.
-    fn spread(&mut self, arrived: &Arrived, from: &Ended<'_>, node: NodeNumber, ending: &Successors<'_>) {
-        match successor(&from.version.graph, node, *ending, from.values) {
-            Ok(consequences) => self.apply(arrived.from, from, consequences, None),
-            Err(error) => self.fail_body(from, &error),
-        }
-    }
-
-    fn keep_complete_join(
-        &mut self,
-        from: &Ended<'_>,
-        frame: i32,
-        node: NodeNumber,
-        kind: StepKind,
-        arrived: &Arrived,
-    ) {
-        let next = HeldStep {
-            run_id: from.step.run_id,
-            version_id: arrived.version_id,
-            frame,
-            node,
-            kind,
-            attempt: i32::from(kind == StepKind::Run),
-            failed: 0,
-            lost: 0,
-            queue_id: arrived.queue_id,
-            priority: arrived.priority,
-            solo: false,
-            enqueued_at: None,
-            claimed_at: None,
-        };
-        if if arrived.engine { self.room.take_engine() } else { self.room.take(arrived.queue_id) } {
-            self.batch.kept.push(next);
-            self.kept_from.push(None);
-        } else {
-            self.batch.ready.push(next);
-        }
-    }
-
-    fn enlist_joins(&mut self) {
-        for ((run_id, frame, node), a) in std::mem::take(&mut self.arrivals) {
-            // keep a place for it in case it fires
-            let keep = if a.engine { self.room.take_engine() } else { self.room.take(a.queue_id) };
-            self.batch.keep_joins += i32::from(keep);
-            self.batch.joins.push(JoinArrival {
-                run_id,
-                frame,
-                node,
-                resolved: a.resolved,
-                taken: a.taken,
-                indegree: a.indegree,
-                need: a.need,
-                queue_id: a.queue_id,
-                priority: a.priority,
-                version_id: a.version_id,
-                keep,
-                bounds: a.bounds,
-            });
-        }
+    /// Keep room for a step job that the cycle may make, if there is any: it needs no slot.
+    fn keep_engine(&mut self, ended: &Ended<'_>) -> bool {
+        let keep = ended.may_keep && self.room.take_engine();
+        self.batch.keep_joins += i32::from(keep);
+        keep
     }
 
     fn terminate(&mut self, index: usize, ended: &Ended<'_>, termination: &Termination) {
@@ -626,8 +500,8 @@ impl Plan {
             node: step.node,
             attempt: ended.attempt(),
             outcome,
-            enqueued_at: step.enqueued_at,
-            claimed_at: step.claimed_at,
+            enqueued_at: ended.since().or(step.enqueued_at),
+            claimed_at: ended.since().or(step.claimed_at),
             duration: ended.duration,
             output,
             error: error.map(|error| error.clone().at(node, ended.attempt()).to_payload()),
@@ -676,6 +550,11 @@ impl Plan {
     }
 }
 
+/// A node that the lane decides itself.
+fn is_engine(ended: &Ended<'_>, node: NodeNumber) -> bool {
+    node < 0 || ended.version.graph.node(node).is_some_and(Node::is_engine_own)
+}
+
 /// The same step job, to be put back.
 #[must_use]
 pub fn again(step: &HeldStep) -> HeldStep {
@@ -699,7 +578,7 @@ pub fn again(step: &HeldStep) -> HeldStep {
 /// The output of a body that ends with its only sink, whose own output is not among the values yet.
 fn body_output(ended: &Ended<'_>, output: Option<&Payload>) -> Result<Payload, StepError> {
     let graph = &ended.version.graph;
-    let body = ended.values.frames.last().and_then(|frame| graph.body_of(frame)).unwrap_or(0);
+    let body = graph.body_within(&ended.values.frames).unwrap_or(0);
     match output {
         Some(output) => {
             let mut values = ended.values.clone();

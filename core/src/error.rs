@@ -30,6 +30,14 @@ pub const CANCELED: &str = "canceled";
 pub const DELAY_INVALID: &str = "delay_invalid";
 /// A `wait` node's template gave no name of a signal, or no duration.
 pub const WAIT_INVALID: &str = "wait_invalid";
+/// A `foreach` has no list of items, or too many.
+pub const ITEMS_INVALID: &str = "items_invalid";
+/// More iterations failed than may.
+pub const TOLERANCE_EXCEEDED: &str = "tolerance_exceeded";
+/// Too few branches of a `parallel` completed.
+pub const TOO_FEW_BRANCHES: &str = "too_few_branches";
+/// A `while` would go on after its last pass.
+pub const MAX_ITERATIONS: &str = "max_iterations";
 
 /// The longest message in bytes; longer ones are cut and end in an ellipsis.
 pub const MAX_MESSAGE: usize = 8 * 1024;

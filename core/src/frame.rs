@@ -9,18 +9,12 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 
 use crate::definition::block::{MAX_ITEMS, OnLimit};
-use crate::error::{EXPRESSION_FAILED, OUTPUT_TOO_LARGE, StepError, TIMEOUT};
+use crate::error::{
+    EXPRESSION_FAILED, ITEMS_INVALID, MAX_ITERATIONS, OUTPUT_TOO_LARGE, StepError, TIMEOUT, TOLERANCE_EXCEEDED,
+    TOO_FEW_BRANCHES,
+};
 use crate::graph::{Block, BlockKind, Bounds, FrameFacts, Graph, Node, NodeNumber, Values};
 use crate::payload::Payload;
-
-/// The name of the error when more iterations failed than may.
-pub const TOLERANCE_EXCEEDED: &str = "tolerance_exceeded";
-/// The name of the error when too few branches of a `parallel` completed.
-pub const TOO_FEW_BRANCHES: &str = "too_few_branches";
-/// The name of the error when a `while` would go on after its last pass.
-pub const MAX_ITERATIONS: &str = "max_iterations";
-/// The name of the error when a `foreach` has no list of items, or too many.
-pub const ITEMS_INVALID: &str = "items_invalid";
 
 /// The outputs of the iterations of a `foreach` have at most so many bytes together: what reads them reads them whole.
 const MAX_COLLECTED: usize = 32 << 20;
@@ -116,7 +110,6 @@ impl Graph {
     pub fn begin(&self, opener: Opener, values: &Values) -> Result<Begin, StepError> {
         let (node, block) = self.block(opener.block)?;
         let input = self.input(node.number, values)?;
-        let around: Vec<i32> = values.frames.iter().map(|frame| frame.frame).collect();
         let mut whole = FrameFacts {
             frame: UNNUMBERED,
             parent: opener.frame,
@@ -131,7 +124,7 @@ impl Graph {
             live: true,
             created_at: None,
         };
-        let mut opening = Opening { around, timeout: block.timeout, ..Opening::default() };
+        let mut opening = Opening { around: numbers(&values.frames), timeout: block.timeout, ..Opening::default() };
         match &block.kind {
             BlockKind::If { .. } | BlockKind::Switch { .. } => {
                 let Some(place) = self.choose(node, block, values, &input)? else {

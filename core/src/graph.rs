@@ -209,7 +209,7 @@ impl NodeKind {
             Self::Wait { approval: true } => "approval",
             Self::Fail => "fail",
             Self::Terminate => "terminate",
-            Self::Block(block) => block.kind.word(),
+            Self::Block(block) => block.word,
         }
     }
 }
@@ -370,6 +370,11 @@ impl Graph {
     pub fn body_of(&self, frame: &FrameFacts) -> Option<BodyNumber> {
         let block = self.node(frame.block)?.block()?;
         block.bodies.get(block.kind.place(frame.iteration)?).copied()
+    }
+
+    /// The body in which a step with these frames around it is; `None` for an engine step of a block that is no body itself.
+    pub fn body_within(&self, frames: &[FrameFacts]) -> Option<BodyNumber> {
+        frames.last().map_or(Some(0), |frame| self.body_of(frame))
     }
 
     /// The frame, among these around a step, in which a node's steps are: 0 for the run's own graph.

@@ -122,6 +122,17 @@ impl HeldStep {
     }
 }
 
+/// One step of one run: a node in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StepRef {
+    /// The run.
+    pub run_id: Uuid,
+    /// The frame.
+    pub frame: i32,
+    /// The node, or an engine node.
+    pub node: NodeNumber,
+}
+
 /// The identity of a step job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StepKey {

@@ -11,25 +11,16 @@ use uuid::Uuid;
 
 use crate::error::StepError;
 use crate::frame::Child;
-use crate::graph::{FrameFacts, NodeNumber, NodeResult};
+use crate::graph::{FrameFacts, NodeResult};
 use crate::payload::Payload;
 use crate::queue::SHARD;
+pub use crate::queue::StepRef;
 use crate::state::{Outcome, RunState};
-
-/// One step of one run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct StepRef {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The node.
-    pub node: NodeNumber,
-}
 
 type Columns = (Vec<Uuid>, Vec<i32>, Vec<i32>);
 
-fn columns(steps: &[StepRef]) -> Columns {
+/// The columns of keys, as statements take them.
+pub(crate) fn columns(steps: impl IntoIterator<Item = StepRef>) -> Columns {
     let mut columns = Columns::default();
     for step in steps {
         columns.0.push(step.run_id);
@@ -44,7 +35,7 @@ pub async fn of_steps(db: impl PgExecutor<'_>, steps: &[StepRef]) -> Result<Vec<
     if steps.is_empty() {
         return Ok(Vec::new());
     }
-    let (runs, frames, nodes) = columns(steps);
+    let (runs, frames, nodes) = columns(steps.iter().copied());
     let rows: Vec<(Uuid, i32, i32, i16, String)> = sqlx::query_as(include_str!("../sql/results/of_steps.sql"))
         .bind(SHARD)
         .bind(runs)
@@ -79,7 +70,7 @@ pub async fn since_first_attempt(
     if steps.is_empty() {
         return Ok(HashMap::new());
     }
-    let (runs, frames, nodes) = columns(steps);
+    let (runs, frames, nodes) = columns(steps.iter().copied());
     let rows: Vec<(Uuid, i32, i32, Option<i64>)> =
         sqlx::query_as(include_str!("../sql/results/since_first_attempt.sql"))
             .bind(SHARD)
@@ -191,7 +182,7 @@ pub async fn iterations(db: impl PgExecutor<'_>, wholes: &[FrameRef]) -> Result<
 }
 
 /// Adds what belongs to the n-th of what was asked for, counted from 1.
-fn put<T>(found: &mut [Vec<T>], nth: i64, one: T) {
+pub(crate) fn put<T>(found: &mut [Vec<T>], nth: i64, one: T) {
     if let Some(list) = usize::try_from(nth - 1).ok().and_then(|place| found.get_mut(place)) {
         list.push(one);
     }

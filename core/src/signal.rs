@@ -1,14 +1,15 @@
 //! Signals: sending one to a run, and what the steps that wait read. How waits and signals meet is in `attempt::waits`.
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use crate::cycle::WaitKey;
 pub use crate::definition::wait::MAX_SIGNAL;
 use crate::graph::{NodeNumber, Signal};
 use crate::payload::Payload;
-use crate::queue::SHARD;
+use crate::queue::{SHARD, StepRef};
+use crate::results;
 use crate::run::Error;
 
 /// A signal that was sent.
@@ -39,27 +40,27 @@ pub async fn send(
 }
 
 /// The waits of these runs for which a signal of a name they wait for is there. Sends nothing when asked for nothing.
-pub async fn waiters(db: impl PgExecutor<'_>, runs: &[Uuid]) -> Result<Vec<WaitKey>, sqlx::Error> {
+pub async fn waiters(db: impl PgExecutor<'_>, runs: &[Uuid]) -> Result<Vec<StepRef>, sqlx::Error> {
     if runs.is_empty() {
         return Ok(Vec::new());
     }
     let rows: Vec<(Uuid, i32, NodeNumber)> =
         sqlx::query_as(include_str!("../sql/signal/waiters.sql")).bind(SHARD).bind(runs).fetch_all(db).await?;
-    Ok(rows.into_iter().map(|(run_id, frame, node)| WaitKey { run_id, frame, node }).collect())
+    Ok(rows.into_iter().map(|(run_id, frame, node)| StepRef { run_id, frame, node }).collect())
 }
 
 /// For each of these waits, up to `limit` signals that are there for it after the one with this number, in the order they were sent; none for a wait
 /// that was woken. Sends nothing when asked for nothing.
 pub async fn candidates(
     db: impl PgExecutor<'_>,
-    waits: &[(WaitKey, i64)],
+    waits: &[(StepRef, i64)],
     limit: usize,
 ) -> Result<Vec<Vec<Signal>>, sqlx::Error> {
     let mut found = vec![Vec::new(); waits.len()];
     if waits.is_empty() {
         return Ok(found);
     }
-    let (runs, frames, nodes) = columns(waits.iter().map(|(key, _)| *key));
+    let (runs, frames, nodes) = results::columns(waits.iter().map(|(key, _)| *key));
     let rows = sqlx::query(include_str!("../sql/signal/candidates.sql"))
         .bind(SHARD)
         .bind(runs)
@@ -70,15 +71,7 @@ pub async fn candidates(
         .fetch_all(db)
         .await?;
     for row in rows {
-        if let Some(list) = usize::try_from(row.try_get::<i64, _>("of_step")? - 1).ok().and_then(|of| found.get_mut(of))
-        {
-            list.push(Signal {
-                id: row.try_get("signal_id")?,
-                name: row.try_get("name")?,
-                payload: Payload::trusted(row.try_get::<&str, _>("payload")?.into()),
-                sent_at: row.try_get("sent_at")?,
-            });
-        }
+        results::put(&mut found, row.try_get("of_step")?, signal(&row, row.try_get("signal_id")?)?);
     }
     Ok(found)
 }
@@ -95,12 +88,12 @@ pub struct Woken {
 }
 
 /// What woke these waits; none for one that was not woken, or is gone. Sends nothing when asked for nothing.
-pub async fn woken(db: impl PgExecutor<'_>, waits: &[WaitKey]) -> Result<Vec<Option<Woken>>, sqlx::Error> {
-    let mut found = vec![None; waits.len()];
+pub async fn woken(db: impl PgExecutor<'_>, waits: &[StepRef]) -> Result<Vec<Option<Woken>>, sqlx::Error> {
+    let mut found = vec![Vec::new(); waits.len()];
     if waits.is_empty() {
-        return Ok(found);
+        return Ok(Vec::new());
     }
-    let (runs, frames, nodes) = columns(waits.iter().copied());
+    let (runs, frames, nodes) = results::columns(waits.iter().copied());
     let rows = sqlx::query(include_str!("../sql/signal/woken.sql"))
         .bind(SHARD)
         .bind(runs)
@@ -109,31 +102,18 @@ pub async fn woken(db: impl PgExecutor<'_>, waits: &[WaitKey]) -> Result<Vec<Opt
         .fetch_all(db)
         .await?;
     for row in rows {
-        let signal = match row.try_get::<Option<i64>, _>("signal_id")? {
-            None => None,
-            Some(id) => Some(Signal {
-                id,
-                name: row.try_get("name")?,
-                payload: Payload::trusted(row.try_get::<&str, _>("payload")?.into()),
-                sent_at: row.try_get("sent_at")?,
-            }),
-        };
-        let woken = Woken { since: row.try_get("since")?, names: row.try_get("names")?, signal };
-        if let Some(place) =
-            usize::try_from(row.try_get::<i64, _>("of_step")? - 1).ok().and_then(|of| found.get_mut(of))
-        {
-            *place = Some(woken);
-        }
+        let taken = row.try_get::<Option<i64>, _>("signal_id")?.map(|id| signal(&row, id)).transpose()?;
+        let woken = Woken { since: row.try_get("since")?, names: row.try_get("names")?, signal: taken };
+        results::put(&mut found, row.try_get("of_step")?, woken);
     }
-    Ok(found)
+    Ok(found.into_iter().map(|mut woken| woken.pop()).collect())
 }
 
-fn columns(waits: impl Iterator<Item = WaitKey>) -> (Vec<Uuid>, Vec<i32>, Vec<NodeNumber>) {
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for wait in waits {
-        columns.0.push(wait.run_id);
-        columns.1.push(wait.frame);
-        columns.2.push(wait.node);
-    }
-    columns
+fn signal(row: &PgRow, id: i64) -> Result<Signal, sqlx::Error> {
+    Ok(Signal {
+        id,
+        name: row.try_get("name")?,
+        payload: Payload::trusted(row.try_get::<&str, _>("payload")?.into()),
+        sent_at: row.try_get("sent_at")?,
+    })
 }

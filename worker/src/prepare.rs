@@ -297,7 +297,7 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
             };
         }
         (_, END) => {
-            let body = values.frames.last().and_then(|frame| graph.body_of(frame)).unwrap_or(0);
+            let body = graph.body_within(&values.frames).unwrap_or(0);
             return match graph.body_output(body, values) {
                 Ok(output) => end(Ending::BodyCompleted(output)),
                 Err(error) => end(Ending::BodyFailed(error)),

@@ -2,15 +2,13 @@
 //! of the batch. A frame that ends may have been ended by another lane meanwhile; so its end only makes the step job that says what follows
 //! (`FrameEnding::then`), and the database makes that where the end took effect.
 
-use chrono::{DateTime, Utc};
-
-use super::{Ended, Plan, again};
+use super::{Ended, Plan};
 use crate::cycle::{Due, Following, FrameEnding, NewChunk, NewFrame};
 use crate::error::StepError;
 use crate::frame::{Chunk, Opening};
 use crate::graph::{Block, END, FAILURES, FrameFacts, Join, NEXT, Node, NodeNumber, TIMEOUT};
 use crate::payload::Payload;
-use crate::queue::{HeldStep, StepKind};
+use crate::queue::{StepKind, StepRef};
 use crate::state::Outcome;
 
 /// How the arrivals at a node of the step's frame are counted.
@@ -19,14 +17,10 @@ pub(super) fn join(ended: &Ended<'_>, node: NodeNumber) -> Option<Join> {
     if node >= 0 {
         return graph.join(node);
     }
-    let body = match ended.values.frames.last() {
-        None => 0,
-        Some(frame) => match graph.body_of(frame) {
-            Some(body) => body,
-            None => return block_join(frame, node),
-        },
-    };
-    graph.body(body).filter(|_| node == END)?.end_join()
+    match graph.body_within(&ended.values.frames) {
+        Some(body) => graph.body(body).filter(|_| node == END)?.end_join(),
+        None => block_join(ended.values.frames.last()?, node),
+    }
 }
 
 /// How the ends of a block's iterations are counted, or those of them that failed.
@@ -53,15 +47,7 @@ impl Plan {
         let graph = &ended.version.graph;
         let whole = opening.frames.first().filter(|first| first.whole);
         if let (Some(whole), Some(timeout)) = (whole, opening.timeout) {
-            let step = HeldStep {
-                frame: whole.frame,
-                node: TIMEOUT,
-                kind: StepKind::Advance,
-                attempt: 0,
-                failed: 0,
-                lost: 0,
-                ..again(ended.step)
-            };
+            let step = ended.step_job(whole.frame, TIMEOUT, StepKind::Advance);
             self.batch.delayed.push((Due::After(timeout), step));
         }
         for facts in &opening.frames {
@@ -141,11 +127,7 @@ impl Plan {
             _ => true,
         };
         if ended.step.node == END && !rest {
-            self.batch.resolved_joins.push(crate::cycle::JoinKey {
-                run_id: ended.step.run_id,
-                frame: frame.frame,
-                node: FAILURES,
-            });
+            self.batch.resolved_joins.push(StepRef { run_id: ended.step.run_id, frame: frame.frame, node: FAILURES });
         }
         let result = result.clone().map_err(|error| error.to_payload());
         self.end_whole(ended, frame, result, rest || block.timeout.is_some());
@@ -161,30 +143,6 @@ impl Plan {
     pub(super) fn count_failure(&mut self, index: usize, ended: &Ended<'_>) {
         self.iteration_ended(index, ended, ended.step.frame, FAILURES, true);
         self.iteration_ended(index, ended, ended.step.frame, END, false);
-    }
-
-    /// The attempt of the block ends as the frame that stands for it did.
-    pub(super) fn block_ended(
-        &mut self,
-        index: usize,
-        ended: &Ended<'_>,
-        result: &Result<Payload, StepError>,
-        began: DateTime<Utc>,
-    ) {
-        let recorded = self.batch.attempts.len();
-        match result {
-            Ok(output) => self.complete(index, ended, output, true),
-            Err(error) => self.fail(index, ended, error, None),
-        }
-        // its attempt lasted from its first frame on, not since this step
-        let (run_id, frame, node) = (ended.step.run_id, ended.step.frame, ended.step.node);
-        let own = |attempt: &&mut crate::cycle::EndedAttempt| {
-            (attempt.run_id, attempt.frame, attempt.node) == (run_id, frame, node) && attempt.attempt > 0
-        };
-        if let Some(attempt) = self.batch.attempts.iter_mut().skip(recorded).find(own) {
-            attempt.enqueued_at = Some(began);
-            attempt.claimed_at = Some(began);
-        }
     }
 
     /// One iteration of a block that runs them at once has ended: `node` counts it.
@@ -225,8 +183,7 @@ impl Plan {
     }
 
     fn following(&mut self, ended: &Ended<'_>, frame: i32, node: NodeNumber, attempt: i32) -> Following {
-        let keep = ended.may_keep && self.room.take_engine();
-        self.batch.keep_joins += i32::from(keep);
+        let keep = self.keep_engine(ended);
         Following {
             frame,
             node,

@@ -5,19 +5,15 @@
 //! other. A look that saw something looks again after the cycle that tried to take it, since another may have been faster; it ends when it saw nothing.
 //! Who wakes a wait is decided by its row: signal, time and close each change it only while nobody else did.
 
-use chrono::{DateTime, Utc};
-
-use super::{Ended, Plan, again};
-use crate::cycle::{EndedAttempt, NewWait, WaitKey, Wake};
-use crate::error::StepError;
+use super::{Ended, Plan};
+use crate::cycle::{NewWait, Wake};
 use crate::graph::{Announcement, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict};
-use crate::payload::Payload;
-use crate::queue::{HeldStep, StepKind};
+use crate::queue::{HeldStep, StepKind, StepRef};
 
 /// The wait that an engine step is about: its number is the node's.
-fn waiting(ended: &Ended<'_>) -> WaitKey {
+fn waiting(ended: &Ended<'_>) -> StepRef {
     let step = ended.step;
-    WaitKey { run_id: step.run_id, frame: step.frame, node: step.attempt }
+    StepRef { run_id: step.run_id, frame: step.frame, node: step.attempt }
 }
 
 impl Plan {
@@ -25,7 +21,7 @@ impl Plan {
     pub(super) fn announce(&mut self, index: usize, ended: &Ended<'_>, announcement: &Announcement) {
         let step = ended.step;
         self.batch.waiting.push(NewWait {
-            key: WaitKey { run_id: step.run_id, frame: step.frame, node: step.node },
+            key: StepRef { run_id: step.run_id, frame: step.frame, node: step.node },
             attempt: step.attempt,
             version_id: step.version_id,
             queue_id: step.queue_id,
@@ -64,73 +60,24 @@ impl Plan {
         self.batch.wakes.push(Wake { key: waiting(ended), signal: None, refused: None, keep });
     }
 
-    /// A woken step ends: its attempt lasted since it began to wait.
-    pub(super) fn woken(
-        &mut self,
-        index: usize,
-        ended: &Ended<'_>,
-        result: &Result<Payload, StepError>,
-        since: DateTime<Utc>,
-    ) {
-        let recorded = self.batch.attempts.len();
-        match result {
-            Ok(output) => self.complete(index, ended, output, true),
-            Err(error) => self.fail(
-                index,
-                ended,
-                &error.clone().at(ended.version.graph.id(ended.step.node), ended.step.attempt),
-                None,
-            ),
-        }
-        let own = |attempt: &&mut EndedAttempt| {
-            let step = ended.step;
-            (attempt.run_id, attempt.frame, attempt.node) == (step.run_id, step.frame, step.node) && attempt.attempt > 0
-        };
-        if let Some(attempt) = self.batch.attempts.iter_mut().skip(recorded).find(own) {
-            attempt.enqueued_at = Some(since);
-            attempt.claimed_at = Some(since);
-        }
-    }
-
     /// A woken step whose attempt ends leaves no row.
     pub(super) fn forget_wait(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
         let waits = ended.version.graph.node(step.node).is_some_and(|node| matches!(node.kind, NodeKind::Wait { .. }));
         if waits && step.kind == StepKind::Due {
-            self.batch.waited.push(WaitKey { run_id: step.run_id, frame: step.frame, node: step.node });
+            self.batch.waited.push(StepRef { run_id: step.run_id, frame: step.frame, node: step.node });
         }
     }
 
     /// The step job that looks for a signal for this wait.
     fn look_for(&mut self, index: usize, ended: &Ended<'_>, frame: i32, node: NodeNumber) {
-        let look = HeldStep {
-            frame,
-            node: LOOK,
-            kind: StepKind::Advance,
-            attempt: node,
-            failed: 0,
-            lost: 0,
-            solo: false,
-            queue_id: ended.version.queue_id(LOOK),
-            ..again(ended.step)
-        };
+        let look = HeldStep { attempt: node, ..ended.step_job(frame, LOOK, StepKind::Advance) };
         // several signals of one batch: one look sees them all
         let same = |other: &HeldStep| other.key() == look.key();
         if self.batch.kept.iter().any(same) || self.batch.ready.iter().any(same) {
             return;
         }
-        if ended.may_keep && self.room.take_engine() {
-            self.batch.kept.push(look);
-            self.kept_from.push(Some(index));
-        } else {
-            self.batch.ready.push(look);
-        }
-    }
-
-    /// There is room for a step job that the cycle may make.
-    fn keep_engine(&mut self, ended: &Ended<'_>) -> bool {
-        let keep = ended.may_keep && self.room.take_engine();
-        self.batch.keep_joins += i32::from(keep);
-        keep
+        let room = ended.may_keep && self.room.take_engine();
+        self.put(look, room, Some(index));
     }
 }

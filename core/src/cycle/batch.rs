@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::frame::Chunk;
 use crate::graph::{BodyNumber, Bounds, FrameFacts, NodeNumber};
 use crate::payload::Payload;
-use crate::queue::{Claim, HeldStep, StepKind};
+use crate::queue::{Claim, HeldStep, StepKind, StepRef};
 use crate::state::{Outcome, RunState};
 
 /// Arrivals at one join, added up over the batch.
@@ -103,22 +103,11 @@ pub struct Following {
     pub keep: bool,
 }
 
-/// A wait, announced or about to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WaitKey {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The node that waits.
-    pub node: NodeNumber,
-}
-
 /// A step that begins to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewWait {
     /// Which.
-    pub key: WaitKey,
+    pub key: StepRef,
     /// The number of its try.
     pub attempt: i32,
     /// The run's version.
@@ -143,24 +132,13 @@ pub struct NewWait {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wake {
     /// Which.
-    pub key: WaitKey,
+    pub key: StepRef,
     /// The signal; none: its time is over.
     pub signal: Option<i64>,
     /// Why the signal is refused: then the step waits on.
     pub refused: Option<String>,
     /// The lane may hold the woken step.
     pub keep: bool,
-}
-
-/// A join whose in-edges are all resolved and whose row may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct JoinKey {
-    /// The run.
-    pub run_id: Uuid,
-    /// The frame.
-    pub frame: i32,
-    /// The join.
-    pub node: NodeNumber,
 }
 
 /// A run that ends with this batch.
@@ -224,7 +202,7 @@ pub struct Batch {
     /// One entry per join; sorted before sending.
     pub joins: Vec<JoinArrival>,
     /// Joins fully resolved in an earlier cycle.
-    pub resolved_joins: Vec<JoinKey>,
+    pub resolved_joins: Vec<StepRef>,
     /// Runs that end; one entry per run.
     pub endings: Vec<RunEnding>,
     /// Attempts that ended.
@@ -256,7 +234,7 @@ pub struct Batch {
     /// Waits that end.
     pub wakes: Vec<Wake>,
     /// Waits whose attempt ends here.
-    pub waited: Vec<WaitKey>,
+    pub waited: Vec<StepRef>,
     /// What to claim.
     pub claim: Claim,
     /// Also report what is closed at the moment.

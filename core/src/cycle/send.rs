@@ -9,11 +9,11 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::{Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChunk, NewFrame, NewWait, Passed, WaitKey, Wake};
+use super::{Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChunk, NewFrame, NewWait, Passed, Wake};
 use crate::frame::Chunk;
 use crate::graph::Bounds;
 use crate::payload::Payload;
-use crate::queue::{Claimed, HeldStep, SHARD, SOLO, StepKind, seq_time};
+use crate::queue::{Claimed, HeldStep, SHARD, SOLO, StepKind, StepRef, seq_time};
 use crate::state::RunState;
 
 /// Collects one field of many rows into the array that the function takes: null where there is none.
@@ -76,7 +76,7 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
             "keep": wake.keep,
         })
     };
-    let ended = |key: &WaitKey| json!({"run": key.run_id, "frame": key.frame, "node": key.node});
+    let ended = |key: &StepRef| json!({"run": key.run_id, "frame": key.frame, "node": key.node});
     Some(json!({
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),

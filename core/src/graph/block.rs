@@ -12,6 +12,8 @@ pub type BodyNumber = usize;
 /// What a node that holds bodies does.
 #[derive(Debug)]
 pub struct Block {
+    /// The word in the definition's `type`.
+    pub word: &'static str,
     /// What it does with its bodies.
     pub kind: BlockKind,
     /// How long one attempt may take.
@@ -81,18 +83,6 @@ pub enum BlockKind {
 }
 
 impl BlockKind {
-    /// The word in the definition's `type`.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::Parallel { .. } => "parallel",
-            Self::Foreach { .. } => "foreach",
-            Self::While { .. } => "while",
-            Self::If { .. } => "if",
-            Self::Switch { .. } => "switch",
-            Self::Try { .. } => "try",
-        }
-    }
-
     /// Whether its one body is all it does, so that the body's frame stands for the block.
     pub const fn is_choice(&self) -> bool {
         matches!(self, Self::If { .. } | Self::Switch { .. })

@@ -13,7 +13,7 @@ use crate::expression::{Expression, Reference, Template};
 use crate::retry::RetryPolicy;
 
 pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
-    let mut made = Making { definition, ..Making::of(definition) };
+    let mut made = Making::of(definition);
     let root = Parts { nodes: &definition.nodes, edges: &definition.edges, block: None, around: 0 };
     made.body(root, checked.body);
     made.find_needs();
@@ -165,6 +165,7 @@ impl<'d> Making<'d> {
                 };
                 *bodies = checked;
                 NodeKind::Block(Box::new(Block {
+                    word: definition.kind.word(),
                     kind,
                     timeout: definition.timeout,
                     retry: definition

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use jsonschema::Validator;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -158,14 +159,7 @@ impl Graph {
         if validator.is_valid(&value) {
             return Ok(());
         }
-        let wrong: Vec<_> = validator
-            .iter_errors(&value)
-            .take(LISTED)
-            .map(|error| {
-                let why: String = error.to_string().chars().take(300).collect();
-                (format!("input{}", error.instance_path()), why)
-            })
-            .collect();
+        let wrong = violations(validator, "input", &value, LISTED);
         let message: Vec<_> = wrong.iter().map(|(path, why)| format!("{path}: {why}")).collect();
         let details: Vec<_> = wrong.iter().map(|(path, why)| json!({"path": path, "message": why})).collect();
         Err(StepError::permanent(INPUT_INVALID, &message.join("; ")).with_details(json!({"problems": details})))
@@ -414,6 +408,15 @@ pub(super) fn error<'v>(node: &Node, values: &'v Values) -> Option<&'v Payload> 
         },
         _ => None,
     }
+}
+
+/// Where a value breaks a schema and why, the first of all.
+pub(super) fn violations(validator: &Validator, root: &str, value: &Value, listed: usize) -> Vec<(String, String)> {
+    let wrong = validator.iter_errors(value).take(listed).map(|error| {
+        let why: String = error.to_string().chars().take(300).collect();
+        (format!("{root}{}", error.instance_path()), why)
+    });
+    wrong.collect()
 }
 
 pub(super) fn other_type(node: &Node, word: &str) -> StepError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::values::{error, other_type};
+use super::values::{error, other_type, violations};
 use super::{Extra, Graph, NodeNumber, Values};
 use crate::check::{CheckedWait, Program, is_signal};
 use crate::duration;
@@ -191,11 +191,8 @@ impl CheckedWait {
 
     fn violations(&self, root: &str, value: &Value) -> Option<String> {
         let validator = self.schema.as_ref().filter(|validator| !validator.is_valid(value))?;
-        let wrong = validator.iter_errors(value).take(LISTED).map(|error| {
-            let why: String = error.to_string().chars().take(300).collect();
-            format!("{root}{}: {why}", error.instance_path())
-        });
-        Some(wrong.collect::<Vec<_>>().join("; "))
+        let wrong = violations(validator, root, value, LISTED).into_iter();
+        Some(wrong.map(|(path, why)| format!("{path}: {why}")).collect::<Vec<_>>().join("; "))
     }
 }
 

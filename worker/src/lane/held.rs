@@ -150,7 +150,7 @@ impl Held {
     /// The body that the step belongs to; none for an engine step of a block.
     pub(crate) fn body(&self) -> Option<&Body> {
         let graph = &self.version.graph;
-        graph.body(self.values.frames.last().map_or(Some(0), |frame| graph.body_of(frame))?)
+        graph.body(graph.body_within(&self.values.frames)?)
     }
 
     /// What is known of the step's frame, and those around it, is at hand.

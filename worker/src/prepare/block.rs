@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use longshore_core::attempt::Ending;
 use longshore_core::error::{self, StepError};
 use longshore_core::frame::{self, Begin, Child, Next, Opener};
-use longshore_core::graph::{END, FAILURES, FrameFacts, NEXT, OPEN, TIMEOUT};
+use longshore_core::graph::{BlockKind, END, FAILURES, FrameFacts, NEXT, OPEN, TIMEOUT};
 use longshore_core::payload::Payload;
 use longshore_core::queue::StepKind;
 use longshore_core::results::{self, FrameRef, Instance};
@@ -72,10 +72,10 @@ pub(super) fn instances(held: &Held) -> Vec<(FrameRef, bool)> {
     let Some(whole) = whole(held) else { return Vec::new() };
     match step.node {
         // a `try` may need what came before, and what it was given
-        NEXT if is_a(held, whole, "try") => vec![(of(step.attempt), true), (of(whole.frame), false)],
+        NEXT if is_try(held, whole) => vec![(of(step.attempt), true), (of(whole.frame), false)],
         NEXT => vec![(of(step.attempt), false)],
         // what the branches of a `parallel` are given
-        OPEN if !is_a(held, whole, "foreach") => vec![(of(whole.frame), false)],
+        OPEN if !is_foreach(held, whole) => vec![(of(whole.frame), false)],
         _ => Vec::new(),
     }
 }
@@ -90,15 +90,19 @@ pub(super) fn iterations(held: &Held) -> Option<FrameRef> {
 /// The items of the iterations that the step opens.
 pub(super) fn items(held: &Held) -> Option<(Uuid, i32, i32)> {
     let whole = whole(held)?;
-    (held.step.node == OPEN && is_a(held, whole, "foreach")).then_some((
-        held.step.run_id,
-        whole.frame,
-        held.step.attempt,
-    ))
+    (held.step.node == OPEN && is_foreach(held, whole)).then_some((held.step.run_id, whole.frame, held.step.attempt))
 }
 
-fn is_a(held: &Held, whole: &FrameFacts, word: &str) -> bool {
-    held.version.graph.node(whole.block).is_some_and(|node| node.kind.word() == word)
+fn kind<'h>(held: &'h Held, whole: &FrameFacts) -> Option<&'h BlockKind> {
+    Some(&held.version.graph.node(whole.block)?.block()?.kind)
+}
+
+fn is_foreach(held: &Held, whole: &FrameFacts) -> bool {
+    matches!(kind(held, whole), Some(BlockKind::Foreach { .. }))
+}
+
+fn is_try(held: &Held, whole: &FrameFacts) -> bool {
+    matches!(kind(held, whole), Some(BlockKind::Try { .. }))
 }
 
 /// A block begins.
@@ -168,7 +172,7 @@ fn next(held: &Held, whole: &FrameFacts) -> Result<Next, StepError> {
 
 /// What the iterations of a chunk are given: its items, or what the block was given.
 fn given(held: &Held, whole: &FrameFacts) -> Result<Vec<Payload>, StepError> {
-    if is_a(held, whole, "foreach") {
+    if is_foreach(held, whole) {
         let items = held.items.as_ref().ok_or_else(|| gone("the items of an iteration"))?;
         return Ok(frame::chunk_items(items));
     }

@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 
 use longshore_core::attempt::Ending;
-use longshore_core::cycle::WaitKey;
 use longshore_core::error::{self, StepError};
 use longshore_core::graph::{DELIVER, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict, timed_out};
-use longshore_core::queue::StepKind;
+use longshore_core::queue::{StepKind, StepRef};
 use longshore_core::signal::{self, Woken};
 use uuid::Uuid;
 
@@ -44,8 +43,8 @@ fn is_woken(held: &Held) -> bool {
     held.step.kind == StepKind::Due && is_wait(held, held.step.node)
 }
 
-fn key(held: &Held) -> WaitKey {
-    WaitKey { run_id: held.step.run_id, frame: held.step.frame, node: node_in_question(held) }
+fn key(held: &Held) -> StepRef {
+    StepRef { run_id: held.step.run_id, frame: held.step.frame, node: node_in_question(held) }
 }
 
 /// Read what steps of waits need. False when the worker gave up waiting.
@@ -65,7 +64,7 @@ pub(super) async fn listen(shared: &Shared, new: &mut [Held]) -> bool {
 }
 
 async fn read_woken(shared: &Shared, new: &mut [Held], places: &[usize]) -> bool {
-    let waits: Vec<WaitKey> = places.iter().filter_map(|place| new.get(*place)).map(key).collect();
+    let waits: Vec<StepRef> = places.iter().filter_map(|place| new.get(*place)).map(key).collect();
     if waits.is_empty() {
         return true;
     }
@@ -104,7 +103,7 @@ async fn read_waiters(shared: &Shared, new: &mut [Held], places: &[usize]) -> bo
 async fn look(shared: &Shared, new: &mut [Held], places: Vec<usize>) -> bool {
     let mut open: Vec<(usize, i64)> = places.into_iter().map(|place| (place, 0)).collect();
     while !open.is_empty() {
-        let waits: Vec<(WaitKey, i64)> =
+        let waits: Vec<(StepRef, i64)> =
             open.iter().filter_map(|(place, after)| Some((key(new.get(*place)?), *after))).collect();
         let read = shared.insist("read the signals that waits look for", || async {
             signal::candidates(&mut shared.sender.access.session().await?, &waits, PAGE).await
@@ -154,7 +153,7 @@ pub(super) fn decide(held: &mut Held) -> Option<Ending> {
 fn woken_by(held: &Held, woken: Woken) -> Ending {
     let result = match woken.signal {
         Some(signal) => Ok(held.version.graph.taken(held.step.node, &signal)),
-        None => Err(timed_out(&woken.names)),
+        None => Err(timed_out(&woken.names).at(held.version.graph.id(held.step.node), held.step.attempt)),
     };
     Ending::Woken { result, since: woken.since }
 }
