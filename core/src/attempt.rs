@@ -13,10 +13,13 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use self::joins::Arrived;
-use crate::cycle::{Batch, Due, EndedAttempt, RunEnding};
+use crate::context::{self, Change};
+use crate::cycle::{Batch, ContextWrite, Due, EndedAttempt, RunEnding};
 use crate::error::{self, StepError};
 use crate::frame::Opening;
-use crate::graph::{Announcement, GivesUp, Node, NodeKind, NodeNumber, NodeResult, Termination, Values, Verdict};
+use crate::graph::{
+    Announcement, DELIVER, GivesUp, Node, NodeKind, NodeNumber, NodeResult, Termination, Values, Verdict,
+};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
 use crate::retry::{Retry, RetryPolicy};
@@ -72,10 +75,12 @@ pub enum Ending {
     },
     /// A `wait` node: from now on it waits for a signal.
     Announced(Announcement),
-    /// The engine node `deliver`: a signal was sent, and these (frame, node) wait for one of its name.
+    /// The engine node `deliver`: a signal was sent, or the context changed, and these (frame, node) may have waited for that.
     Delivered(Vec<(i32, NodeNumber)>),
     /// A waiting step looked for signals: these are for it.
     Looked(Vec<Verdict>),
+    /// What a milestone waits for is so.
+    Reached,
     /// The time of a wait is over.
     TimeUp,
     /// A `wait` node was woken.
@@ -110,6 +115,8 @@ pub struct Ended<'a> {
     pub since_first: Option<Duration>,
     /// For the jitter, 0 to 1.
     pub random: f64,
+    /// What it changed of its run's context, if it completes.
+    pub changes: &'a [Change],
     /// It occupied a slot of its queue (engine steps do not).
     pub slot: bool,
     /// Its lane may go on with its successor (the bound of fairness).
@@ -283,6 +290,7 @@ impl Plan {
             Ending::Announced(announcement) => self.announce(index, ended, announcement),
             Ending::Delivered(waiters) => self.deliver(index, ended, waiters),
             Ending::Looked(verdicts) => self.take(index, ended, verdicts),
+            Ending::Reached => self.reach(ended),
             Ending::TimeUp => self.time_up(ended),
             // a count of a block's iterations that decides nothing any more
             Ending::Told if step.node < 0 => {}
@@ -311,6 +319,7 @@ impl Plan {
             Ok(consequences) => {
                 if record {
                     self.record(index, ended, Outcome::Completed, Some(output.clone()), None);
+                    self.change_context(index, ended);
                 }
                 self.apply(index, ended, consequences, Some(output));
             }
@@ -321,6 +330,20 @@ impl Plan {
             }
             // its success is on record already; the run cannot go on
             Err(error) => self.fail_body(ended, &error),
+        }
+    }
+
+    /// What the step changed of its run's context; whoever waits for the context looks again.
+    fn change_context(&mut self, index: usize, ended: &Ended<'_>) {
+        let step = ended.step;
+        if ended.changes.is_empty() {
+            return;
+        }
+        let by = (step.frame, step.node, ended.attempt(), context::text(ended.changes));
+        self.batch.contexts.push(ContextWrite { run_id: step.run_id, version_id: step.version_id, by: Some(by) });
+        if ended.version.graph.has_milestones() {
+            let tell = ended.step_job(0, DELIVER, StepKind::Advance);
+            self.put_once(index, ended, tell);
         }
     }
 
@@ -431,6 +454,16 @@ impl Plan {
         }
     }
 
+    /// An engine step that does no more if it is there twice.
+    fn put_once(&mut self, index: usize, ended: &Ended<'_>, step: HeldStep) {
+        let same = |other: &HeldStep| other.key() == step.key();
+        if self.batch.kept.iter().any(same) || self.batch.ready.iter().any(same) {
+            return;
+        }
+        let room = ended.may_keep && self.room.take_engine();
+        self.put(step, room, Some(index));
+    }
+
     /// Keep room for a step job that the cycle may make, if there is any: it needs no slot.
     fn keep_engine(&mut self, ended: &Ended<'_>) -> bool {
         let keep = ended.may_keep && self.room.take_engine();
@@ -478,6 +511,9 @@ impl Plan {
         // two steps of one run may end it in one batch: the first does
         let run_id = ended.step.run_id;
         if !self.batch.endings.iter().any(|e| e.run_id == run_id) {
+            if ended.version.graph.context().is_some() && state != RunState::Canceled {
+                self.batch.contexts.push(ContextWrite { run_id, version_id: ended.step.version_id, by: None });
+            }
             let workflow = ended.version.workflow.clone();
             self.batch.endings.push(RunEnding { run_id, workflow, state, output, error, announce });
         }

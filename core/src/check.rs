@@ -4,6 +4,7 @@
 //! what a `Graph` is made of. The body of a block is checked as the run's own graph is.
 
 mod block;
+mod context;
 mod ids;
 mod node;
 mod references;
@@ -11,9 +12,12 @@ mod schema;
 mod shape;
 mod wait;
 
+use std::collections::BTreeMap;
+
 use jsonschema::Validator;
 use serde_json::Value;
 
+use crate::context::Op;
 use crate::definition::{
     BodyDefinition, Definition, EdgeDefinition, MAX_EDGES, MAX_NODES, NodeDefinition, Problem, Problems, is_id,
 };
@@ -31,6 +35,8 @@ pub(crate) struct Checked {
     /// The run's own graph.
     pub body: CheckedBody,
     pub schema: Option<Validator>,
+    /// By name.
+    pub queries: BTreeMap<String, Expression>,
 }
 
 /// The compiled parts of a graph: the run's own or a body of a block.
@@ -61,6 +67,7 @@ pub(crate) enum Program {
     Fail { name: Template, message: Template },
     Terminate { state: RunState, output: Option<Template>, error: Option<(Template, Template)> },
     Wait(Box<CheckedWait>),
+    Context(Vec<CheckedChange>),
     Block(Box<CheckedBlock>),
 }
 
@@ -72,9 +79,19 @@ pub(crate) struct CheckedWait {
     pub approvers: Option<Vec<Template>>,
     /// Whether it is an approval: the payload is an answer, and the schema that of the answer itself.
     pub approval: bool,
+    /// Of a milestone: what it waits for.
+    pub reached: Option<Expression>,
     pub matches: Option<Expression>,
     pub timeout: Option<Template>,
     pub schema: Option<Validator>,
+}
+
+/// One change of a context, its value not yet known.
+#[derive(Debug)]
+pub(crate) struct CheckedChange {
+    pub op: Op,
+    pub path: Vec<String>,
+    pub value: Template,
 }
 
 /// A block's compiled parts.
@@ -119,8 +136,10 @@ pub(crate) fn check(definition: &Definition) -> Result<Checked, Problems> {
     let ids = Ids::of(definition, &mut problems);
     let mut checker = Checker { ids, around: Around::default(), problems };
     let body = checker.body(Part::from(definition), None, "");
+    checker.start_context(definition);
+    let queries = checker.queries(definition);
     let problems = checker.problems;
-    if problems.is_empty() { Ok(Checked { body, schema }) } else { Err(Problems::of(problems)) }
+    if problems.is_empty() { Ok(Checked { body, schema, queries }) } else { Err(Problems::of(problems)) }
 }
 
 /// A graph of a definition: the run's own or a body of a block.

@@ -139,6 +139,14 @@ pub fn code(error: &sqlx::Error) -> Option<&str> {
     }
 }
 
+/// What Postgres says is wrong, without what is around it.
+pub fn message(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(database) => database.message().to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// Runs `attempt` until it succeeds or fails for a reason that will not pass: at most 8 times, 50 ms to 5 s apart.
 /// Only for what is safe to do twice, since an ambiguous attempt is made again.
 pub async fn retry<T, A, F>(mut attempt: A) -> Result<T, sqlx::Error>
@@ -169,7 +177,8 @@ fn kind_of_code(code: &str, ends_session: bool) -> ErrorKind {
     }
     match (code.get(..2).unwrap_or_default(), code) {
         (_, "57P01" | "57P02" | "57P03" | "57P05") | ("08", _) => ErrorKind::Ambiguous,
-        ("21" | "22" | "23" | "54", _) => ErrorKind::Data,
+        // and what our own functions refuse of a result: a change of the context
+        ("21" | "22" | "23" | "54", _) | (_, "LS020" | "LS021") => ErrorKind::Data,
         ("53", _) | (_, "40001" | "40P01" | "55P03" | "57014") => ErrorKind::Retryable,
         _ => ErrorKind::Fatal,
     }

@@ -5,10 +5,12 @@
 //! it was spelled.
 
 pub mod block;
+pub mod context;
 mod parse;
 mod problem;
 pub mod wait;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -16,8 +18,9 @@ use serde_json::{Map, Number, Value, json};
 use sha2::{Digest, Sha256};
 
 pub use block::{BlockDefinition, BlockType, BodyDefinition};
+pub use context::ContextDefinition;
 pub use problem::{Problem, Problems};
-pub use wait::{ApprovalDefinition, WaitDefinition};
+pub use wait::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
 
 use crate::duration;
 use crate::retry::RetryPolicy;
@@ -51,6 +54,10 @@ pub struct Definition {
     pub edges: Vec<EdgeDefinition>,
     /// Template of the run's output; the sinks' outputs when not given.
     pub output: Option<Value>,
+    /// The context that a run begins with, an object; handlers may change the context only where this is given.
+    pub context: Option<Value>,
+    /// Bare expressions that may be asked of a run by name.
+    pub queries: BTreeMap<String, String>,
 }
 
 /// How large a definition is.
@@ -131,6 +138,10 @@ pub enum NodeType {
     Wait(Box<WaitDefinition>),
     /// Waits for the answer of a person.
     Approval(Box<ApprovalDefinition>),
+    /// Waits until something is true of the run's context.
+    Milestone(Box<MilestoneDefinition>),
+    /// Changes the run's context.
+    Context(Box<ContextDefinition>),
     /// Fails this step for good; edges on failure apply.
     Fail {
         /// Name of the error, a template.
@@ -160,6 +171,8 @@ impl NodeType {
             Self::Delay(_) => "delay",
             Self::Wait(_) => "wait",
             Self::Approval(_) => "approval",
+            Self::Milestone(_) => "milestone",
+            Self::Context(_) => "context",
             Self::Fail { .. } => "fail",
             Self::Terminate { .. } => "terminate",
             Self::Block(block) => block.kind.word(),
@@ -209,7 +222,7 @@ pub enum On {
     Failure,
     /// The node completed or gave up; not when it was skipped.
     Always,
-    /// The time of a `wait` or an `approval` was over; then no edge on failure is taken, if there is one of these.
+    /// The time of a `wait`, an `approval` or a `milestone` was over; then no edge on failure is taken, if there is one of these.
     Timeout,
 }
 
@@ -269,6 +282,8 @@ impl Definition {
         map.insert("nodes".to_owned(), self.nodes.iter().map(NodeDefinition::to_value).collect());
         map.insert("edges".to_owned(), self.edges.iter().map(EdgeDefinition::to_value).collect());
         put(&mut map, "output", &self.output);
+        put(&mut map, "context", &self.context);
+        put(&mut map, "queries", &(!self.queries.is_empty()).then_some(&self.queries));
         Value::Object(map)
     }
 
@@ -338,6 +353,8 @@ impl NodeDefinition {
             }
             NodeType::Wait(wait) => wait.write(&mut map),
             NodeType::Approval(approval) => approval.write(&mut map),
+            NodeType::Milestone(milestone) => milestone.write(&mut map),
+            NodeType::Context(context) => context.write(&mut map),
             NodeType::Block(block) => block.write(&mut map),
         }
         put(&mut map, "input", &self.input);

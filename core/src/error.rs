@@ -39,6 +39,11 @@ pub const TOO_FEW_BRANCHES: &str = "too_few_branches";
 /// A `while` would go on after its last pass.
 pub const MAX_ITERATIONS: &str = "max_iterations";
 
+/// A change of the run's context does not fit what is there.
+pub const CONTEXT_INVALID: &str = "context_invalid";
+/// The run's context would be too large.
+pub const CONTEXT_TOO_LARGE: &str = "context_too_large";
+
 /// The longest message in bytes; longer ones are cut and end in an ellipsis.
 pub const MAX_MESSAGE: usize = 8 * 1024;
 const MAX_NAME: usize = 128;

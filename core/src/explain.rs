@@ -173,7 +173,8 @@ fn waiting_row(row: &PgRow) -> Result<Waiting, sqlx::Error> {
         frame: row.try_get("frame")?,
         within: None,
         attempt: row.try_get("attempt")?,
-        signals: row.try_get("names")?,
+        // a milestone waits under the one name that no signal has
+        signals: row.try_get::<Vec<String>, _>("names")?.into_iter().filter(|name| !name.is_empty()).collect(),
         since: row.try_get("since")?,
         until: row.try_get("due_at")?,
         untaken: row.try_get("untaken")?,

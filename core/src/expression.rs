@@ -38,6 +38,12 @@ pub enum Reference {
     RunKey,
     /// `run.input`.
     RunInput,
+    /// `run.context`, as it was when the node began.
+    RunContext,
+    /// `run.state`, in queries.
+    RunState,
+    /// `nodes.<id>.state`, in queries.
+    State(String),
     /// `nodes.<id>.output`.
     Output(String),
     /// `nodes.<id>.error`.
@@ -70,6 +76,9 @@ impl fmt::Display for Reference {
             Self::RunVersion => f.write_str("run.version"),
             Self::RunKey => f.write_str("run.key"),
             Self::RunInput => f.write_str("run.input"),
+            Self::RunContext => f.write_str("run.context"),
+            Self::RunState => f.write_str("run.state"),
+            Self::State(id) => write!(f, "nodes.{id}.state"),
             Self::Output(id) => write!(f, "nodes.{id}.output"),
             Self::Failure(id) => write!(f, "nodes.{id}.error"),
             Self::Error => f.write_str("error"),
@@ -199,6 +208,11 @@ impl Expression {
     /// Whether the value is true, as MiniJinja sees it: not null, false, 0, or an empty text, list or object.
     pub fn is_true(&self, scope: &Scope<'_>) -> Result<bool, StepError> {
         Ok(self.value(scope)?.is_true())
+    }
+
+    /// The value as JSON.
+    pub fn payload(&self, scope: &Scope<'_>) -> Result<Payload, StepError> {
+        Ok(Payload::trusted(self.json(scope)?.into()))
     }
 
     /// The value as JSON text.

@@ -6,10 +6,11 @@
 mod block;
 mod compile;
 mod on_error;
+mod query;
 mod values;
 mod wait;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use serde_json::Value;
 pub use crate::definition::{On, Problem, Problems};
 pub use block::{Block, BlockKind, BodyNumber};
 pub use on_error::{GivesUp, OnError};
+pub use query::Query;
 pub(crate) use values::Extra;
 pub use values::{Bounds, Delay, FrameFacts, NodeResult, RunFacts, Termination, Values};
 pub use wait::{Announcement, Signal, Verdict, timed_out};
@@ -27,6 +29,7 @@ pub use wait::{Announcement, Signal, Verdict, timed_out};
 use crate::check::Program;
 use crate::definition::Definition;
 use crate::expression::{Expression, Template};
+use crate::payload::Payload;
 use crate::retry::RetryPolicy;
 
 /// A node's place in its definition, or one of the engine's own nodes, which are negative.
@@ -43,7 +46,7 @@ pub const OPEN: NodeNumber = -4;
 pub const NEXT: NodeNumber = -5;
 /// The engine's node that ends a block whose time is over.
 pub const TIMEOUT: NodeNumber = -6;
-/// The engine's node that a sent signal makes, in frame 0: it has those looked for that may have waited for it.
+/// The engine's node that a sent signal or a changed context makes, in frame 0: it has those looked for that may have waited for it.
 pub const DELIVER: NodeNumber = -7;
 /// The engine's node of a waiting step, in its frame: it looks for a signal that is there. Its number (`attempt`) is the node's that waits.
 pub const LOOK: NodeNumber = -8;
@@ -59,6 +62,10 @@ pub struct Graph {
     /// The run's own graph, then the bodies of blocks.
     bodies: Vec<Body>,
     input_schema: Option<(Value, Validator)>,
+    /// What its runs' context begins with; none where nothing can change it.
+    context: Option<Payload>,
+    milestones: bool,
+    queries: BTreeMap<String, Query>,
 }
 
 /// One graph of a version: the run's own, or a body of a block.
@@ -169,6 +176,17 @@ impl Node {
     }
 }
 
+/// What a node waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitKind {
+    /// A signal.
+    Signal,
+    /// The answer of a person, which is a signal.
+    Approval,
+    /// The run's context.
+    Milestone,
+}
+
 /// What a node does.
 #[derive(Debug)]
 pub enum NodeKind {
@@ -187,11 +205,10 @@ pub enum NodeKind {
     Delay,
     /// Fails: [`Graph::failure`].
     Fail,
-    /// Waits for a signal: [`Graph::announcement`], [`Graph::judge`], [`Graph::taken`].
-    Wait {
-        /// It is an `approval`.
-        approval: bool,
-    },
+    /// Waits: [`Graph::announcement`], [`Graph::judge`], [`Graph::is_reached`], [`Graph::taken`].
+    Wait(WaitKind),
+    /// Changes the run's context: [`Graph::changes`]. Its output is its input.
+    Context,
     /// Ends the run: [`Graph::termination`].
     Terminate,
     /// Holds bodies: what it does with them is in `frame`.
@@ -205,8 +222,10 @@ impl NodeKind {
             Self::Task { .. } => "task",
             Self::Set => "set",
             Self::Delay => "delay",
-            Self::Wait { approval: false } => "wait",
-            Self::Wait { approval: true } => "approval",
+            Self::Wait(WaitKind::Signal) => "wait",
+            Self::Wait(WaitKind::Approval) => "approval",
+            Self::Wait(WaitKind::Milestone) => "milestone",
+            Self::Context => "context",
             Self::Fail => "fail",
             Self::Terminate => "terminate",
             Self::Block(block) => block.word,
@@ -238,6 +257,8 @@ impl Edge {
 pub struct Needs {
     /// The run's input.
     pub run_input: bool,
+    /// The run's context.
+    pub run_context: bool,
     /// Results of these nodes, sorted. A node among them that has not ended, or was skipped, has none.
     pub nodes: Vec<NodeNumber>,
 }
@@ -279,6 +300,21 @@ impl Graph {
     /// The workflow's name.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What its runs' context begins with; none where it declares none and no node of its changes it: then handlers may not either.
+    pub fn context(&self) -> Option<&Payload> {
+        self.context.as_ref()
+    }
+
+    /// True if a node of its waits for the context.
+    pub fn has_milestones(&self) -> bool {
+        self.milestones
+    }
+
+    /// What may be asked of its runs, by name.
+    pub fn queries(&self) -> &BTreeMap<String, Query> {
+        &self.queries
     }
 
     /// The nodes by number.

@@ -19,6 +19,7 @@ pub mod successor;
 
 // Deciding what a lane does: pure, too.
 pub mod attempt;
+pub mod query;
 pub mod queue;
 
 #[cfg(feature = "broken")]
@@ -30,6 +31,7 @@ compile_error!(
 
 // Storage: each owns the SQL of its folder in core/sql.
 pub mod complete;
+pub mod context;
 pub mod cycle;
 pub mod database;
 pub mod fleet;

@@ -69,6 +69,9 @@ pub const FUNCTIONS: &[Function] = &[
     function!("signal", "read_waiters"),
     function!("signal", "read_candidates"),
     function!("signal", "read_woken"),
+    function!("context", "merge_patch"),
+    function!("context", "change_context"),
+    function!("context", "read_contexts"),
 ];
 
 /// The oldest Postgres that has all we use.

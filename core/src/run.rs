@@ -103,6 +103,22 @@ pub enum Error {
         /// Its length in characters.
         length: u64,
     },
+    /// The run's workflow has no such query.
+    #[error("workflow {workflow:?} has no query {name:?}; it has: {known}")]
+    UnknownQuery {
+        /// The query asked for.
+        name: String,
+        /// Those there are.
+        known: String,
+        /// The workflow.
+        workflow: String,
+    },
+    /// The query cannot be answered from what the run has given so far.
+    #[error("the query cannot be answered: {why}")]
+    QueryFailed {
+        /// Why.
+        why: String,
+    },
     /// The run has no output to read: it is still live, failed or canceled.
     #[error("run {run_id} is {state}{}", .error.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
     NotCompleted {

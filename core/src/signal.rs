@@ -76,6 +76,9 @@ pub async fn candidates(
     Ok(found)
 }
 
+/// Stands where the number of a signal does, for a wait that was for none: what it waited for is so.
+pub const NO_SIGNAL: i64 = 0;
+
 /// What woke a wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Woken {
@@ -83,8 +86,19 @@ pub struct Woken {
     pub since: DateTime<Utc>,
     /// What it waited for.
     pub names: Vec<String>,
-    /// The signal; none: its time was over.
-    pub signal: Option<Signal>,
+    /// What it was.
+    pub by: WokenBy,
+}
+
+/// What ended the waiting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WokenBy {
+    /// A signal.
+    Signal(Signal),
+    /// What it waited for is so, and is no signal.
+    Reached,
+    /// Its time was over.
+    Time,
 }
 
 /// What woke these waits; none for one that was not woken, or is gone. Sends nothing when asked for nothing.
@@ -102,8 +116,12 @@ pub async fn woken(db: impl PgExecutor<'_>, waits: &[StepRef]) -> Result<Vec<Opt
         .fetch_all(db)
         .await?;
     for row in rows {
-        let taken = row.try_get::<Option<i64>, _>("signal_id")?.map(|id| signal(&row, id)).transpose()?;
-        let woken = Woken { since: row.try_get("since")?, names: row.try_get("names")?, signal: taken };
+        let by = match row.try_get::<Option<i64>, _>("signal_id")? {
+            None => WokenBy::Time,
+            Some(NO_SIGNAL) => WokenBy::Reached,
+            Some(id) => WokenBy::Signal(signal(&row, id)?),
+        };
+        let woken = Woken { since: row.try_get("since")?, names: row.try_get("names")?, by };
         results::put(&mut found, row.try_get("of_step")?, woken);
     }
     Ok(found.into_iter().map(|mut woken| woken.pop()).collect())

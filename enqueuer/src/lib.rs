@@ -46,8 +46,9 @@ use std::sync::{Arc, OnceLock};
 
 use longshore_core::notify::Notifier;
 use longshore_core::session::{Access, Route, Session};
-use longshore_core::{database, migrate, run};
+use longshore_core::{database, migrate, query, run};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -156,6 +157,13 @@ impl Enqueuer {
     /// A signal to a run, to be awaited or sent by [`SendSignal::in_transaction`]. One that nobody waits for yet is kept until somebody does.
     pub fn signal<T: Serialize + ?Sized>(&self, run: Uuid, name: &str, payload: &T) -> SendSignal<'_> {
         SendSignal::new(self, run, name, payload)
+    }
+
+    /// The answer to a query that the run's definition names: an expression over its input, context, states and outputs, all of one moment. It changes
+    /// nothing, and a run that has ended answers, too.
+    pub async fn query<T: DeserializeOwned>(&self, run: Uuid, name: &str) -> Result<T, Error> {
+        let answer = query::query(&mut self.inner.access.session().await?, run, name).await?;
+        answer.parse().map_err(Error::OutputUnreadable)
     }
 
     /// The pool it works on.

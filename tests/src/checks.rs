@@ -15,6 +15,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("1: a live run waits for something", WAITS),
     ("1: nothing is left of a run that ended", LEFT),
     ("a signal is taken once, by the step that says so", SIGNALS),
+    ("a context has all its changes and no other", CONTEXTS),
 ];
 
 const ACCEPTED_ONCE: &str = "
@@ -132,6 +133,20 @@ const SIGNALS: &str = "
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
     where a.outcome = 1 and a.error is null and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
         and s.refused is null)";
+
+/// The snapshots of a context have no gap, and each change is that of a completed attempt, of which there is one.
+const CONTEXTS: &str = "
+    select format('run %s: %s snapshots, the last is %s, the head %s', h.run_id, count(s.n), max(s.n), h.n)
+    from longshore.context_heads h
+    left join longshore.execution_context_snapshots s on s.run_id = h.run_id
+    group by h.run_id, h.n having (count(s.n), min(s.n), max(s.n)) is distinct from (h.n + 1::bigint, 0, h.n)
+    union all
+    select format('run %s snapshot %s: frame %s node %s attempt %s did not complete, or changed it twice', s.run_id, s.n, s.frame, s.node, s.attempt)
+    from (select s.*, count(*) over (partition by s.run_id, s.frame, s.node, s.attempt) as by_attempt
+          from longshore.execution_context_snapshots s where s.reason = 2) s
+    left join longshore.execution_step_attempts a
+        on a.run_id = s.run_id and a.frame = s.frame and a.node = s.node and a.attempt = s.attempt and a.outcome = 1
+    where a.node is null or s.by_attempt > 1";
 
 /// Everything that breaks a promise, with its name.
 pub async fn broken(pool: &PgPool) -> Vec<String> {

@@ -93,7 +93,10 @@ fn evaluate(graph: &Graph, input: &Value) {
             NodeKind::Delay => {
                 graph.delay(node.number, &values).map_or_else(|error| permanent(&error), |_| ());
             }
-            NodeKind::Wait { .. } => {
+            NodeKind::Context => {
+                graph.changes(node.number, &values, &output).map_or_else(|error| permanent(&error), |_| ());
+            }
+            NodeKind::Wait(_) => {
                 graph.announcement(node.number, &values).map_or_else(|error| permanent(&error), |_| ());
                 let sent_at = DateTime::default();
                 let signal = Signal { id: 1, name: "s".to_owned(), payload: output.clone(), sent_at };
@@ -148,12 +151,16 @@ pub fn expression(input: &[u8]) {
         Err(why) => return assert!(!why.is_empty() && why.len() < 10_000, "{why}"),
     };
     let find = |reference: &Reference| match reference {
-        Reference::RunId | Reference::RunWorkflow | Reference::RunKey | Reference::SignalName => {
-            Found::Text("text".to_owned())
-        }
+        Reference::RunId
+        | Reference::RunWorkflow
+        | Reference::RunKey
+        | Reference::RunState
+        | Reference::State(_)
+        | Reference::SignalName => Found::Text("text".to_owned()),
         Reference::RunVersion | Reference::Index | Reference::FrameIndex(_) => Found::Number(3),
         Reference::Failure(_) | Reference::Error => Found::Null,
         Reference::RunInput
+        | Reference::RunContext
         | Reference::Output(_)
         | Reference::Input
         | Reference::Item

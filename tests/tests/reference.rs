@@ -15,6 +15,9 @@ async fn every_example_does_what_the_reference_says() {
         "delay",
         "wait",
         "approval",
+        "context",
+        "milestone",
+        "query",
         "fail",
         "terminate",
         "if",
@@ -39,6 +42,9 @@ async fn every_example_does_what_the_reference_says() {
         match example.get("error") {
             Some(error) => assert_eq!((state.as_str(), &given["name"]), ("failed", error), "{name}"),
             None => assert_eq!((state.as_str(), &given), ("completed", &example["output"]), "{name}"),
+        }
+        for (query, answer) in example["queries"].as_object().into_iter().flatten() {
+            assert_eq!(&fleet.enqueuer.query::<Value>(run, query).await.unwrap(), answer, "{name}: {query}");
         }
     }
     fleet.finish().await;

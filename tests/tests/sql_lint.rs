@@ -5,13 +5,15 @@
 use longshore_core::migrate::FUNCTIONS;
 
 /// Tables whose keys begin with the shard; they grow.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 12] = [
     "workflow_runs",
     "execution_step_attempts",
     "step_ready",
     "step_delayed",
     "step_waiting",
     "signals",
+    "context_heads",
+    "execution_context_snapshots",
     "step_joins",
     "lanes",
     "worker_lanes",
@@ -128,6 +130,11 @@ fn lint(name: &str, text: &str) -> Vec<String> {
     let all = tokens(text);
     let head = all.join(" ");
     let mut wrong = Vec::new();
+    // what is said to depend on its arguments alone reads no table: it has no plan, and no shard
+    if head.contains("language plpgsql immutable") {
+        let tables = statements(&all).iter().map(|statement| references(statement).len()).sum::<usize>();
+        return (tables > 0).then(|| format!("{name}: immutable, and reads a table")).into_iter().collect();
+    }
     let body = all.iter().position(|token| token == "begin").unwrap_or(all.len());
     let reads_many = all[body..].iter().any(|token| matches!(token.as_str(), "unnest" | "join" | "lateral" | "limit"));
     let joins = JOIN_SETTINGS.iter().filter(|_| reads_many);

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use longshore_core::attempt::Ending;
 use longshore_core::complete::PrivateStep;
+use longshore_core::context::Change;
 use longshore_core::error::{self, ErrorKind, StepError};
 use longshore_core::payload::Payload;
 use tokio::sync::oneshot;
 
+use crate::context::Changes;
 use crate::handler::ErasedHandler;
 use crate::mailbox::Mailbox;
 use crate::step::Step;
@@ -23,7 +25,7 @@ pub(crate) type Token = u64;
 /// What a handler tells the lane that holds its step.
 pub(crate) enum Report {
     /// It is over.
-    Ended { token: Token, ending: Ending, duration: Duration },
+    Ended { token: Token, ending: Ending, duration: Duration, changes: Vec<Change> },
     /// It wants a baton of its own.
     Private { token: Token, answer: oneshot::Sender<Moved> },
     /// To the lane of such a baton: pass it no more, a transaction is about to consume it.
@@ -63,7 +65,8 @@ pub(crate) async fn execute(execution: Execution, mailbox: Arc<Mailbox<Report>>)
             Ending::Failed { error: StepError::new(error::TIMEOUT, ErrorKind::Timeout, &text), retry_after: None }
         }
     };
-    mailbox.put(Report::Ended { token, ending, duration: began.elapsed() });
+    let changes = step.changes().filter(|_| matches!(ending, Ending::Completed(_))).map(Changes::take);
+    mailbox.put(Report::Ended { token, ending, duration: began.elapsed(), changes: changes.unwrap_or_default() });
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -182,13 +182,14 @@ impl Lane {
     fn collect(&mut self) {
         for report in self.mailbox.take() {
             match report {
-                Report::Ended { token, ending, duration } => {
+                Report::Ended { token, ending, duration, changes } => {
                     self.suspended = false;
                     // a report of a step that this lane lost is nobody's business any more
-                    if let Some(held) = self.held.remove(&token) {
+                    if let Some(mut held) = self.held.remove(&token) {
+                        held.changes = changes;
                         self.finish(held, ending, Some(duration));
                     } else if let Some(moved) = self.moved.remove(&token) {
-                        moved.put(Report::Ended { token, ending, duration });
+                        moved.put(Report::Ended { token, ending, duration, changes });
                     }
                 }
                 Report::Private { token, answer } => self.wishes.push((token, answer)),

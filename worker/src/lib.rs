@@ -4,6 +4,7 @@
 
 pub mod args;
 pub mod builtin;
+mod context;
 mod execute;
 mod failure;
 mod handler;
@@ -24,6 +25,7 @@ mod upkeep;
 mod versions;
 mod worker;
 
+pub use context::StepContext;
 pub use failure::{Failure, HANDLER_FAILED};
 pub use handler::{DEFAULT_OUTPUT_LIMIT, Handler, Handlers};
 pub use process::run;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::{Ending, poisoned};
+use longshore_core::context;
 use longshore_core::cycle::Due;
 use longshore_core::error::StepError;
 use longshore_core::frame::Child;
@@ -18,6 +19,7 @@ use longshore_core::queue::{HeldStep, MAX_LOST_ALONE, StepKind};
 use longshore_core::results::{self, FrameRef, Instance, StepRef};
 use uuid::Uuid;
 
+use crate::context::Changes;
 use crate::execute::{Execution, Token};
 use crate::handler::ErasedHandler;
 use crate::lane::Held;
@@ -64,6 +66,7 @@ impl Prepared {
             deadline: tokio::time::Instant::now() + start.timeout,
             cancellation: held.cancellation.clone(),
             link: Some(link),
+            changes: held.version.graph.context().map(|_| Changes::default()),
         };
         Self { token, facts, start }
     }
@@ -100,6 +103,7 @@ pub(crate) async fn prepare(shared: &Shared, mut new: Vec<Held>) -> Vec<Decided>
 struct Wanted {
     results: Vec<StepRef>,
     inputs: BTreeSet<Uuid>,
+    contexts: BTreeSet<Uuid>,
     first_attempts: Vec<StepRef>,
     /// Of which steps, by their place, and what.
     instances: Vec<(usize, (FrameRef, bool))>,
@@ -107,32 +111,33 @@ struct Wanted {
     items: Vec<(Uuid, i32, i32)>,
 }
 
-/// The nodes whose results the step needs, and whether it needs the run's input.
-fn needs(held: &Held) -> (Vec<NodeNumber>, bool) {
+/// What the step needs of its run.
+fn needs(held: &Held) -> Needs {
     let graph = &held.version.graph;
     let step = &held.step;
     let of_node = |node: NodeNumber| graph.node(node).map_or(&NOTHING, |node| node.needs());
     let needs = match (step.kind, step.node) {
         (StepKind::Skip | StepKind::Rest, _) => &NOTHING,
-        (_, START) => return (Vec::new(), graph.input_schema_value().is_some()),
+        (_, START) => return Needs { run_input: graph.input_schema_value().is_some(), ..Needs::default() },
         (_, END) => held.body().map_or(&NOTHING, |body| body.end_needs()),
         (_, NEXT) => of_node(held.values.frames.last().map_or(START, |frame| frame.block)),
         _ => of_node(wait::node_in_question(held)),
     };
-    let mut nodes = needs.nodes.clone();
+    let mut needs = needs.clone();
     if step.kind == StepKind::Advance && graph.node(step.node).is_some_and(|node| node.block().is_none()) {
-        nodes.push(step.node);
+        needs.nodes.push(step.node);
     }
-    let checks_input = graph.entries() == [step.node] && graph.input_schema_value().is_some();
-    (nodes, needs.run_input || checks_input)
+    needs.run_input |= graph.entries() == [step.node] && graph.input_schema_value().is_some();
+    needs
 }
 
-static NOTHING: Needs = Needs { run_input: false, nodes: Vec::new() };
+static NOTHING: Needs = Needs { run_input: false, run_context: false, nodes: Vec::new() };
 
 /// What was read.
 struct Read {
     results: Vec<(StepRef, NodeResult)>,
     inputs: HashMap<Uuid, Payload>,
+    contexts: HashMap<Uuid, Payload>,
     firsts: HashMap<StepRef, Duration>,
     instances: Vec<Vec<Instance>>,
     iterations: Vec<Vec<Child>>,
@@ -144,17 +149,20 @@ impl Wanted {
         let mut wanted = Self::default();
         for (place, held) in new.iter().enumerate().filter(|(_, held)| held.live) {
             // the common case, a chain: everything is at hand, nothing is allocated
-            let (nodes, input) = needs(held);
+            let needs = needs(held);
             let step = &held.step;
-            for node in nodes {
+            for node in needs.nodes {
                 if !held.values.results.contains_key(&node)
                     && let Some(frame) = held.version.graph.frame_of(node, &held.values.frames)
                 {
                     wanted.results.push(StepRef { run_id: step.run_id, frame, node });
                 }
             }
-            if input && !held.input_at_hand {
+            if needs.run_input && !held.input_at_hand {
                 wanted.inputs.insert(step.run_id);
+            }
+            if needs.run_context {
+                wanted.contexts.insert(step.run_id);
             }
             wanted.instances.extend(block::instances(held).into_iter().map(|instance| (place, instance)));
             wanted.iterations.extend(block::iterations(held).map(|whole| (place, whole)));
@@ -169,6 +177,7 @@ impl Wanted {
     fn is_empty(&self) -> bool {
         self.results.is_empty()
             && self.inputs.is_empty()
+            && self.contexts.is_empty()
             && self.first_attempts.is_empty()
             && self.instances.is_empty()
             && self.iterations.is_empty()
@@ -178,11 +187,13 @@ impl Wanted {
     async fn read(&self, shared: &Shared) -> Result<Read, sqlx::Error> {
         let mut session = shared.sender.access.session().await?;
         let inputs: Vec<Uuid> = self.inputs.iter().copied().collect();
+        let contexts: Vec<Uuid> = self.contexts.iter().copied().collect();
         let instances: Vec<_> = self.instances.iter().map(|(_, instance)| *instance).collect();
         let wholes: Vec<_> = self.iterations.iter().map(|(_, whole)| *whole).collect();
         Ok(Read {
             results: results::of_steps(&mut session, &self.results).await?,
             inputs: results::run_inputs(&mut session, &inputs).await?,
+            contexts: context::of_runs(&mut session, &contexts).await?,
             firsts: results::since_first_attempt(&mut session, &self.first_attempts).await?,
             instances: results::instances(&mut session, &instances).await?,
             iterations: results::iterations(&mut session, &wholes).await?,
@@ -193,7 +204,7 @@ impl Wanted {
     /// Read it all, again and again until Postgres answers. False when the worker gave up waiting.
     async fn fetch(self, shared: &Shared, new: &mut [Held]) -> bool {
         let read = shared.insist("read the values of steps", || self.read(shared));
-        let Some(Read { results, inputs, firsts, instances, iterations, items }) = read.await else {
+        let Some(Read { results, inputs, contexts, firsts, instances, iterations, items }) = read.await else {
             return false;
         };
         let mut by_run: HashMap<Uuid, Vec<(StepRef, NodeResult)>> = HashMap::new();
@@ -221,6 +232,9 @@ impl Wanted {
             if let Some(input) = inputs.get(&step.run_id) {
                 held.values.run = Arc::new(RunFacts { input: input.clone(), ..(*held.values.run).clone() });
                 held.input_at_hand = true;
+            }
+            if self.contexts.contains(&step.run_id) {
+                held.values.context = contexts.get(&step.run_id).or_else(|| held.version.graph.context()).cloned();
             }
             let this = StepRef { run_id: step.run_id, frame: step.frame, node: step.node };
             held.since_first = firsts.get(&this).and_then(|since| now.checked_sub(*since));
@@ -255,7 +269,7 @@ fn decide(shared: &Shared, mut held: Held) -> Decided {
     if let Some(ending) = wait::decide(&mut held) {
         return Decided::Ended(held, ending);
     }
-    match decide_live(shared, &held) {
+    match decide_live(shared, &mut held) {
         Ok(Todo::End(ending)) => Decided::Ended(held, ending),
         Ok(Todo::Run(start)) => {
             held.slot = true;
@@ -272,7 +286,7 @@ enum Todo {
     Run(Start),
 }
 
-fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
+fn decide_live(shared: &Shared, held: &mut Held) -> Result<Todo, StepError> {
     let HeldStep { kind, node, lost, .. } = held.step;
     let (graph, values) = (&held.version.graph, &held.values);
     let end = |ending| Ok(Todo::End(ending));
@@ -332,7 +346,13 @@ fn decide_live(shared: &Shared, held: &Held) -> Result<Todo, StepError> {
             Delay::For(duration) => Due::After(duration),
             Delay::Until(at) => Due::At(at),
         })),
-        NodeKind::Wait { .. } => end(Ending::Announced(graph.announcement(node, values)?)),
+        NodeKind::Context => {
+            let input = graph.input(node, values)?;
+            let changes = graph.changes(node, values, &input)?;
+            held.changes = changes;
+            end(Ending::Completed(input))
+        }
+        NodeKind::Wait(_) => end(Ending::Announced(graph.announcement(node, values)?)),
         NodeKind::Fail => Err(graph.failure(node, values)?),
         NodeKind::Terminate => end(Ending::Terminated(graph.termination(node, values)?)),
         NodeKind::Block(_) => end(block::begin(held)?),

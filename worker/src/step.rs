@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::context::{Changes, StepContext};
 use crate::transaction::LaneLink;
 
 /// One attempt of a step job, as its handler sees it. Cheap to clone and to send to other tasks.
@@ -31,6 +32,8 @@ pub(crate) struct StepFacts {
     pub(crate) cancellation: CancellationToken,
     /// Where its lane listens.
     pub(crate) link: Option<LaneLink>,
+    /// What it changes of its run's context; none where the definition has none.
+    pub(crate) changes: Option<Changes>,
 }
 
 impl Step {
@@ -84,6 +87,25 @@ impl Step {
         self.0.facts.cancellation.is_cancelled()
     }
 
+    /// The context of the run, for changes that are committed with the completion of this step:
+    ///
+    /// ```
+    /// # use longshore_worker::{Failure, Step};
+    /// async fn pay(step: Step, amount: i64) -> Result<(), Failure> {
+    ///     step.context().increment("paid", amount)?;
+    ///     step.context().append("payments", &amount)
+    /// }
+    /// ```
+    ///
+    /// The workflow's definition must have a `context`.
+    pub fn context(&self) -> StepContext<'_> {
+        StepContext::new(self.0.facts.changes.as_ref())
+    }
+
+    pub(crate) fn changes(&self) -> Option<&Changes> {
+        self.0.facts.changes.as_ref()
+    }
+
     /// `run_id/frame/node`: the same for every attempt of this step and for no other step. Hand it to systems that
     /// recognize a repeated request, since a handler may run more than once.
     pub fn idempotency_key(&self) -> &str {
@@ -125,6 +147,7 @@ pub(crate) mod tests {
             deadline: Instant::now() + Duration::from_secs(30),
             cancellation: CancellationToken::new(),
             link: None,
+            changes: None,
         })
     }
 

@@ -32,6 +32,7 @@ pub(crate) struct LaneLink {
 ///
 /// Dropped without [`StepTransaction::complete_in`], the step ends with what the handler returns, as any other.
 pub struct StepTransaction {
+    step: Step,
     link: LaneLink,
     moved: Moved,
     began: Instant,
@@ -60,7 +61,7 @@ impl Step {
         let (answer, moved) = oneshot::channel();
         link.mailbox.put(Report::Private { token: link.token, answer });
         match moved.await {
-            Ok(moved) => Ok(StepTransaction { link, moved, began }),
+            Ok(moved) => Ok(StepTransaction { step: self.clone(), link, moved, began }),
             Err(_) => Err(lease_lost()),
         }
     }
@@ -68,12 +69,18 @@ impl Step {
 
 impl StepTransaction {
     /// Record the step as completed with `output`, in this transaction, and commit it. Return the same output from the handler; it is not recorded
-    /// twice. On failure nothing was committed (or it is unclear whether: then the step is reclaimed, unless it was): return the failure.
+    /// twice. On failure nothing was committed (or it is unclear whether: then the step is reclaimed, unless it was): return the failure. A step that
+    /// changed its run's context ([`Step::context`]) is refused: that is a row which others of the run wait for.
     pub async fn complete_in<T: Serialize>(
         self,
         mut transaction: Transaction<'_, Postgres>,
         output: &T,
     ) -> Result<(), Failure> {
+        if self.step.changes().is_some_and(|changes| !changes.is_empty()) {
+            let text =
+                "changes of the run's context cannot be part of a handler's transaction: let another node make them";
+            return Err(Failure::permanent(text).named(longshore_core::error::CONTEXT_INVALID));
+        }
         let output = Payload::of(output)
             .map_err(|error| Failure::permanent(error).named(longshore_core::error::OUTPUT_INVALID))?;
         if output.len() > self.link.output_limit {

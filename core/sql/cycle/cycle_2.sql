@@ -1,6 +1,7 @@
 -- One pass of a lane's baton: end attempts, count joins, enqueue what the lane does not keep, claim what it has slots for.
 -- One call is one transaction. Everything hangs on deleting baton p_cycle: no row, no effect, and no row is returned.
--- The order of statements is the order of locks: lane, frames (by key), waits (by key), signals (by key), joins (by key), runs (by id), then rows nobody else can hold.
+-- The order of statements is the order of locks: lane, frames (by key), waits (by key), signals (by key), contexts (by run), joins (by key), runs (by id),
+-- then rows nobody else can hold.
 --
 -- p_shard    the shard of everything below
 -- p_lane, p_cycle, p_lease   the baton that is passed; the next one is p_cycle + 1 and expires p_lease after now()
@@ -31,9 +32,12 @@
 --            forget  passes of a while that need not be kept: run, frame
 --            wait    steps that begin to wait: run, frame, node, attempt, version, queue, priority, failed, names, picky; after_us: how long at most,
 --                    if that is bounded, timer: the queue of the step job (node -9) that ends it then
---            wake    waits that end, or a signal that one of them refuses: run, frame, node, signal (null: its time is over), refused, keep. Both or
+--            wake    waits that end, or a signal that one of them refuses: run, frame, node, signal (null: its time is over; 0: what it waited for
+--                    is no signal), refused, keep. Both or
 --                    nothing: a wait that another woke, or a signal that another took, is passed by. The step job that is made has kind 3
 --            waited  waits whose attempt ends here: run, frame, node
+--            context steps that change the context of their run, sorted by run: run, version, frame, node, attempt, changes (as change_context takes
+--                    them, a JSON text; null: the run ends here, and its context is kept once more)
 --
 -- An array without entries is best given as null (p_known must not be): plpgsql takes each array it is given apart, empty or not.
 --
@@ -87,6 +91,7 @@ declare
     v_met boolean;
     v_before int;
     v_chunk int;
+    v_n int;
     i int := 0;
     -- what the lane holds anew: joins that fired, then what was claimed; null as long as there is nothing
     n_run uuid[]; n_version int[]; n_frame int[]; n_node int[]; n_kind smallint[]; n_attempt int[];
@@ -156,7 +161,7 @@ begin
         for q in select e.run, e.frame, e.node, e.signal, e.refused, e.keep
                  from jsonb_to_recordset(p_frames -> 'wake') e (run uuid, frame int, node int, signal bigint, refused text, keep boolean)
                  order by e.run, e.signal, e.frame, e.node loop
-            if q.signal is not null then
+            if q.signal > 0 then
                 perform from step_waiting w
                 where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null;
                 continue when not found;
@@ -199,6 +204,24 @@ begin
             end if;
             insert into step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, failed, names, picky, due_at, timer_seq)
             values (p_shard, q.run, q.frame, q.node, q.attempt, q.version, q.queue, q.priority, q.failed, q.names, q.picky, v_due, v_timer);
+        end loop;
+
+        for q in select e.run, e.version, e.frame, e.node, e.attempt, e.changes
+                 from jsonb_to_recordset(p_frames -> 'context') e (run uuid, version int, frame int, node int, attempt int, changes text) loop
+            if q.changes is null then
+                perform from context_heads h where h.shard = p_shard and h.run_id = q.run for update;
+                continue;
+            end if;
+            insert into context_heads as h (shard, run_id, n) values (p_shard, q.run, 1)
+            on conflict (shard, run_id) do update set n = h.n + 1 returning h.n into v_n;
+            if v_n = 1 then
+                insert into execution_context_snapshots (shard, run_id, n, reason, context)
+                values (p_shard, q.run, 0, 1, coalesce((select v.definition -> 'context' from workflow_versions v where v.version_id = q.version), '{}'));
+            end if;
+            -- a statement of its own: it sees what the one above waited for
+            insert into execution_context_snapshots (shard, run_id, n, reason, frame, node, attempt, context)
+            select p_shard, q.run, v_n, 2, q.frame, q.node, q.attempt, longshore.change_context(s.context, q.changes::jsonb)
+            from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
         end loop;
     end if;
 
@@ -276,6 +299,16 @@ begin
                 return next;
                 seq := null;
             end if;
+        end loop;
+        for q in select e.run from jsonb_to_recordset(p_frames -> 'context') e (run uuid, changes text) where e.changes is null loop
+            select w.state into v_kind from workflow_runs w
+            where w.shard = p_shard and w.run_id = q.run and w.state in (3, 4) and w.finished_at = now();
+            continue when not found;
+            update context_heads h set n = h.n + 1 where h.shard = p_shard and h.run_id = q.run returning h.n into v_n;
+            continue when not found;
+            insert into execution_context_snapshots (shard, run_id, n, reason, context)
+            select p_shard, q.run, v_n, v_kind, s.context
+            from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
         end loop;
     end if;
 

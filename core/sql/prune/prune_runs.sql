@@ -41,6 +41,8 @@ begin
         delete from step_delayed d where d.shard = p_shard and d.run_id = v_run;
         delete from frame_chunks i where i.shard = p_shard and i.run_id = v_run;
         delete from step_waiting w where w.shard = p_shard and w.run_id = v_run;
+        delete from execution_context_snapshots x where x.shard = p_shard and x.run_id = v_run;
+        delete from context_heads h where h.shard = p_shard and h.run_id = v_run;
         delete from signals s where s.shard = p_shard and s.run_id = v_run;
         delete from frames f where f.shard = p_shard and f.run_id = v_run;
     end loop;

@@ -2,13 +2,14 @@
 //!
 //! Announce, then look: the announced row is the step's home from then on, and in the same cycle a step job is made that looks for a signal in a later
 //! snapshot. A signal is its row and a step job that has everyone looked for who may wait for it. So whichever of the two is committed last sees the
-//! other. A look that saw something looks again after the cycle that tried to take it, since another may have been faster; it ends when it saw nothing.
+//! other. A changed context is told like a signal, and a milestone looks at the context instead. A look that saw something looks again after the cycle that tried to take it, since another may have been faster; it ends when it saw nothing.
 //! Who wakes a wait is decided by its row: signal, time and close each change it only while nobody else did.
 
 use super::{Ended, Plan};
 use crate::cycle::{NewWait, Wake};
 use crate::graph::{Announcement, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict};
 use crate::queue::{HeldStep, StepKind, StepRef};
+use crate::signal::NO_SIGNAL;
 
 /// The wait that an engine step is about: its number is the node's.
 fn waiting(ended: &Ended<'_>) -> StepRef {
@@ -54,6 +55,12 @@ impl Plan {
         }
     }
 
+    /// What a milestone waits for is so.
+    pub(super) fn reach(&mut self, ended: &Ended<'_>) {
+        let keep = self.keep_engine(ended);
+        self.batch.wakes.push(Wake { key: waiting(ended), signal: Some(NO_SIGNAL), refused: None, keep });
+    }
+
     /// The time of a wait is over.
     pub(super) fn time_up(&mut self, ended: &Ended<'_>) {
         let keep = self.keep_engine(ended);
@@ -63,7 +70,7 @@ impl Plan {
     /// A woken step whose attempt ends leaves no row.
     pub(super) fn forget_wait(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
-        let waits = ended.version.graph.node(step.node).is_some_and(|node| matches!(node.kind, NodeKind::Wait { .. }));
+        let waits = ended.version.graph.node(step.node).is_some_and(|node| matches!(node.kind, NodeKind::Wait(_)));
         if waits && step.kind == StepKind::Due {
             self.batch.waited.push(StepRef { run_id: step.run_id, frame: step.frame, node: step.node });
         }
@@ -73,11 +80,6 @@ impl Plan {
     fn look_for(&mut self, index: usize, ended: &Ended<'_>, frame: i32, node: NodeNumber) {
         let look = HeldStep { attempt: node, ..ended.step_job(frame, LOOK, StepKind::Advance) };
         // several signals of one batch: one look sees them all
-        let same = |other: &HeldStep| other.key() == look.key();
-        if self.batch.kept.iter().any(same) || self.batch.ready.iter().any(same) {
-            return;
-        }
-        let room = ended.may_keep && self.room.take_engine();
-        self.put(look, room, Some(index));
+        self.put_once(index, ended, look);
     }
 }

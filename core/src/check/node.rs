@@ -91,6 +91,8 @@ impl<'d> Checker<'d> {
             }
             NodeType::Wait(wait) => Program::Wait(Box::new(self.wait(number, wait, path))),
             NodeType::Approval(approval) => Program::Wait(Box::new(self.approval(number, &node.id, approval, path))),
+            NodeType::Milestone(milestone) => Program::Wait(Box::new(self.milestone(number, milestone, path))),
+            NodeType::Context(context) => Program::Context(self.context(number, context, path)),
             NodeType::Fail { name, message } => Program::Fail {
                 name: own("name", &Value::from(name.as_str())),
                 message: own("message", &Value::from(message.as_str())),

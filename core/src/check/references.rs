@@ -21,6 +21,8 @@ pub(super) enum Place {
     When(usize),
     /// The output of the body, or of the run.
     Output,
+    /// A query of the run.
+    Query,
 }
 
 /// What holds a body.
@@ -108,6 +110,19 @@ impl<'d> Around<'d> {
             | Reference::RunVersion
             | Reference::RunKey
             | Reference::RunInput => Ok(()),
+            Reference::RunContext => self.may_read_context(place),
+            Reference::State(id) if matches!(place, Place::Query) => self.may_ask_for(reference, id, ids),
+            Reference::RunState | Reference::State(_) => match place {
+                Place::Query => Ok(()),
+                _ => {
+                    let fix =
+                        "it is known in `queries`; use edges with `on`, or nodes.<id>.output and nodes.<id>.error";
+                    Err((format!("`{}` is not known here", shown(reference)), fix.to_owned()))
+                }
+            },
+            Reference::Output(id) | Reference::Failure(id) if matches!(place, Place::Query) => {
+                self.may_ask_for(reference, id, ids)
+            }
             Reference::Input => match place {
                 Place::Own(_) => Ok(()),
                 _ => Err(("`input` is not known here".to_owned(), "use run.input or nodes.<id>.output".to_owned())),
@@ -163,7 +178,7 @@ impl<'d> Around<'d> {
         match place {
             Place::When(_) => Ok(()),
             Place::Output if catch => Err(("`error` is not known here".to_owned(), "use frame.input".to_owned())),
-            Place::Output => Err(("`error` is not known here".to_owned(), fix)),
+            Place::Output | Place::Query => Err(("`error` is not known here".to_owned(), fix)),
             Place::Input(node) | Place::Own(node) | Place::Match(node) => match level.shape.predecessors(node).len() {
                 1 => Ok(()),
                 0 if catch => Ok(()),
@@ -175,6 +190,36 @@ impl<'d> Around<'d> {
                 }
                 many => Err((format!("`error` is not clear here: the node has {many} predecessors"), fix)),
             },
+        }
+    }
+
+    /// The context as it was when the node began is of no use to the edges of one that changes it.
+    fn may_read_context(&self, place: Place) -> Result<(), Refusal> {
+        let changes = |node: usize| {
+            let node = self.0.last().and_then(|level| level.nodes.get(node));
+            node.is_some_and(|node| matches!(node.kind, NodeType::Context(_)))
+        };
+        match place {
+            Place::When(node) if changes(node) => Err((
+                "`run.context` is not known here: it is what it was before this node changed it".to_owned(),
+                "put an `if` or a `switch` after the node and ask there".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A query reads nodes of the run's own graph.
+    fn may_ask_for(&self, reference: &Reference, id: &str, ids: &Ids<'d>) -> Result<(), Refusal> {
+        match ids.block_of(id) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => Err((
+                format!("`{}` cannot be read: `{}` is within a block", shown(reference), short(id)),
+                "name a node of the run's own graph".to_owned(),
+            )),
+            Err(Unknown) => Err((
+                format!("`{}` refers to a node that does not exist", shown(reference)),
+                "name a node of this definition".to_owned(),
+            )),
         }
     }
 
@@ -246,7 +291,7 @@ impl Level<'_> {
     /// A node of the body in which the reference stands.
     fn may_read_here(&mut self, place: Place, reference: &Reference, id: &str, node: usize) -> Result<(), Refusal> {
         let at = match place {
-            Place::Output => return Ok(()),
+            Place::Output | Place::Query => return Ok(()),
             Place::When(from) if from == node => return Ok(()),
             Place::Input(at) | Place::Own(at) | Place::Match(at) | Place::When(at) => at,
         };

@@ -83,13 +83,14 @@ impl<'d> Shape<'d> {
                     let message = format!("it leaves `{}`, which ends the run", short(&edge.from));
                     wrong(message, "remove the edge");
                 }
-                Some(kind) if edge.on == On::Timeout && !matches!(kind, NodeType::Wait(_) | NodeType::Approval(_)) => {
+                Some(kind) if edge.on == On::Timeout && !waits(kind) => {
                     let message = format!("it is never taken: `{}` waits for no signal", short(&edge.from));
-                    wrong(message, "use \"on\": \"failure\"; only waits and approvals have edges on timeout");
+                    wrong(
+                        message,
+                        "use \"on\": \"failure\"; only waits, approvals and milestones have edges on timeout",
+                    );
                 }
-                Some(NodeType::Wait(_) | NodeType::Approval(_))
-                    if edge.on == On::Timeout && !nodes.get(from).is_some_and(has_timeout) =>
-                {
+                Some(kind) if waits(kind) && edge.on == On::Timeout && !nodes.get(from).is_some_and(has_timeout) => {
                     let message = format!("it is never taken: `{}` waits for ever", short(&edge.from));
                     wrong(message, "give that node a `timeout`, or remove the edge");
                 }
@@ -212,11 +213,16 @@ impl<'d> Shape<'d> {
     }
 }
 
-/// True if a wait or an approval is bounded in time.
+fn waits(kind: &NodeType) -> bool {
+    matches!(kind, NodeType::Wait(_) | NodeType::Approval(_) | NodeType::Milestone(_))
+}
+
+/// True if what waits is bounded in time.
 fn has_timeout(node: &NodeDefinition) -> bool {
     match &node.kind {
         NodeType::Wait(wait) => wait.timeout.is_some(),
         NodeType::Approval(approval) => approval.timeout.is_some(),
+        NodeType::Milestone(milestone) => milestone.timeout.is_some(),
         _ => false,
     }
 }

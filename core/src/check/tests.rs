@@ -268,8 +268,17 @@ fn large_definitions_are_checked_and_compiled_in_time() {
         })
         .collect();
     let edges = (1..count).map(|n| EdgeDefinition::success(&format!("n{}", n - 1), &format!("n{n}"))).collect();
-    let definition =
-        Definition { name: "w".into(), queue: None, description: None, input_schema: None, nodes, edges, output: None };
+    let definition = Definition {
+        name: "w".into(),
+        queue: None,
+        description: None,
+        input_schema: None,
+        nodes,
+        edges,
+        output: None,
+        context: None,
+        queries: Default::default(),
+    };
     let started = std::time::Instant::now();
     let graph = Graph::compile(&definition).unwrap();
     assert!(graph.is_chain());

@@ -5,9 +5,9 @@ use serde_json::Value;
 use super::references::Place;
 use super::{CheckedWait, Checker, schema};
 use crate::definition::wait::{MAX_SIGNAL, MAX_SIGNALS, approval_signal};
-use crate::definition::{ApprovalDefinition, WaitDefinition};
+use crate::definition::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
 use crate::duration;
-use crate::expression::Template;
+use crate::expression::{Reference, Template};
 
 /// The most approvers that a node names.
 const MAX_APPROVERS: usize = 1000;
@@ -35,7 +35,7 @@ impl<'d> Checker<'d> {
         let timeout = self.wait_timeout(number, wait.timeout.as_deref(), path);
         let schema = wait.schema.as_ref();
         let schema = schema.and_then(|schema| schema::compile(&format!("{path}.schema"), schema, &mut self.problems));
-        CheckedWait { names, approvers: None, approval: false, matches, timeout, schema }
+        CheckedWait { names, approvers: None, approval: false, reached: None, matches, timeout, schema }
     }
 
     pub(super) fn approval(
@@ -62,7 +62,25 @@ impl<'d> Checker<'d> {
         let timeout = self.wait_timeout(number, approval.timeout.as_deref(), path);
         let schema = approval.schema.as_ref();
         let schema = schema.and_then(|schema| schema::compile(&format!("{path}.schema"), schema, &mut self.problems));
-        CheckedWait { names, approvers, approval: true, matches: None, timeout, schema }
+        CheckedWait { names, approvers, approval: true, reached: None, matches: None, timeout, schema }
+    }
+
+    pub(super) fn milestone(&mut self, number: usize, milestone: &'d MilestoneDefinition, path: &str) -> CheckedWait {
+        let reached = self.condition(&format!("{path}.when"), &milestone.when, Some(Place::Own(number)));
+        if reached.as_ref().is_some_and(|reached| !reached.references().contains(&Reference::RunContext)) {
+            let fix = "wait for something in run.context, such as run.context.paid >= 100";
+            self.wrong(format!("{path}.when"), "it does not read the context, so nothing would change it", fix);
+        }
+        let timeout = self.wait_timeout(number, milestone.timeout.as_deref(), path);
+        CheckedWait {
+            names: Vec::new(),
+            approvers: None,
+            approval: false,
+            reached,
+            matches: None,
+            timeout,
+            schema: None,
+        }
     }
 
     fn wait_timeout(&mut self, number: usize, timeout: Option<&str>, path: &str) -> Option<Template> {

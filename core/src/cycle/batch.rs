@@ -103,6 +103,17 @@ pub struct Following {
     pub keep: bool,
 }
 
+/// What happens to the context of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextWrite {
+    /// The run.
+    pub run_id: Uuid,
+    /// Its version.
+    pub version_id: i32,
+    /// Frame, node and attempt that change it, and how, as `change_context` takes it; none: the run ends, and its context is kept once more.
+    pub by: Option<(i32, NodeNumber, i32, String)>,
+}
+
 /// A step that begins to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewWait {
@@ -235,6 +246,8 @@ pub struct Batch {
     pub wakes: Vec<Wake>,
     /// Waits whose attempt ends here.
     pub waited: Vec<StepRef>,
+    /// Changes of contexts.
+    pub contexts: Vec<ContextWrite>,
     /// What to claim.
     pub claim: Claim,
     /// Also report what is closed at the moment.
@@ -266,6 +279,7 @@ impl Batch {
         self.endings.sort_by_key(|e| e.run_id);
         self.frame_endings.sort_by_key(|e| (e.run_id, e.frame));
         self.waiting.sort_by_key(|wait| wait.key);
+        self.contexts.sort_by_key(|write| write.run_id);
         self.waited.sort_unstable();
         self.waited.dedup();
         self.ended_runs.sort_unstable();

@@ -9,7 +9,9 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::{Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChunk, NewFrame, NewWait, Passed, Wake};
+use super::{
+    Batch, Baton, Closing, ContextWrite, Due, FrameEnding, JoinArrival, NewChunk, NewFrame, NewWait, Passed, Wake,
+};
 use crate::frame::Chunk;
 use crate::graph::Bounds;
 use crate::payload::Payload;
@@ -27,11 +29,17 @@ fn windows(joins: &[JoinArrival], field: impl Fn(&Bounds) -> i32) -> Option<Vec<
     any.then(|| joins.iter().map(|join| join.bounds.as_ref().map_or(0, &field)).collect())
 }
 
-/// What concerns frames and waits; null where nothing does.
+/// What concerns frames, waits and contexts; null where nothing does.
 fn frames(batch: &Batch) -> Option<serde_json::Value> {
-    let Batch { frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, .. } = batch;
+    let Batch { frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, contexts, .. } = batch;
     let no_frames = frames.is_empty() && frame_endings.is_empty() && chunks.is_empty() && opened.is_empty();
-    if no_frames && forgotten_passes.is_empty() && waiting.is_empty() && wakes.is_empty() && waited.is_empty() {
+    if no_frames
+        && forgotten_passes.is_empty()
+        && waiting.is_empty()
+        && wakes.is_empty()
+        && waited.is_empty()
+        && contexts.is_empty()
+    {
         return None;
     }
     let new = |new: &NewFrame| {
@@ -77,7 +85,14 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         })
     };
     let ended = |key: &StepRef| json!({"run": key.run_id, "frame": key.frame, "node": key.node});
+    let context = |write: &ContextWrite| match &write.by {
+        Some((frame, node, attempt, changes)) => json!({
+            "run": write.run_id, "version": write.version_id, "frame": frame, "node": node, "attempt": attempt, "changes": changes,
+        }),
+        None => json!({"run": write.run_id}),
+    };
     Some(json!({
+        "context": contexts.iter().map(context).collect::<Vec<_>>(),
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
         "waited": waited.iter().map(ended).collect::<Vec<_>>(),

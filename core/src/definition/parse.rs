@@ -6,12 +6,14 @@
 mod block;
 mod fields;
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::problem::Problem;
 use super::{
-    ApprovalDefinition, Definition, DelayTime, EdgeDefinition, JoinRule, MAX_EDGES, MAX_NODES, NodeDefinition,
-    NodeType, On, OnError, WaitDefinition,
+    ApprovalDefinition, ContextDefinition, Definition, DelayTime, EdgeDefinition, JoinRule, MAX_EDGES, MAX_NODES,
+    MilestoneDefinition, NodeDefinition, NodeType, On, OnError, WaitDefinition,
 };
 use crate::payload::{self, Payload};
 use crate::retry::RetryPolicy;
@@ -35,13 +37,22 @@ fn whole(value: &Value, reading: &mut Reading) -> Option<Definition> {
         reading.wrong("", format!("it cannot be stored: {error}"), fix);
         return None;
     }
-    let known = ["name", "queue", "description", "input_schema", "nodes", "edges", "output"];
+    let known = ["name", "queue", "description", "input_schema", "nodes", "edges", "output", "context", "queries"];
     let mut fields = Fields::open(value, String::new(), &known, reading)?;
     let name = fields.needed_text("name");
     let (queue, description) = (fields.text("queue"), fields.text("description"));
     let (input_schema, output) = (fields.given("input_schema"), fields.any("output"));
+    let context = fields.given("context");
+    let queries = fields.map("queries", "write an object of expressions by name");
+    let mut texts = BTreeMap::new();
+    for (name, query) in queries {
+        match query.as_str() {
+            Some(text) => drop(texts.insert(name, text.to_owned())),
+            None => fields.wrong("queries", format!("`{name}` is no text"), "write a bare expression in quotes"),
+        }
+    }
     let (nodes, edges) = graph(&mut fields);
-    Some(Definition { name, queue, description, input_schema, nodes, edges, output })
+    Some(Definition { name, queue, description, input_schema, nodes, edges, output, context, queries: texts })
 }
 
 /// The nodes and edges of the whole or of a body.
@@ -115,6 +126,11 @@ fn node(value: &Value, path: String, reading: &mut Reading) -> NodeDefinition {
             timeout: fields.text("timeout"),
             schema: fields.given("schema"),
         })),
+        "milestone" => NodeType::Milestone(Box::new(MilestoneDefinition {
+            when: fields.needed_text("when"),
+            timeout: fields.text("timeout"),
+        })),
+        "context" => NodeType::Context(Box::new(context(&mut fields))),
         "fail" => {
             NodeType::Fail { name: fields.needed_text("name"), message: fields.text("message").unwrap_or_default() }
         }
@@ -157,12 +173,14 @@ fn on_error(fields: &mut Fields<'_, '_>) -> OnError {
     }
 }
 
-const TYPES: [&str; 13] = [
+const TYPES: [&str; 15] = [
     "task",
     "set",
     "delay",
     "wait",
     "approval",
+    "milestone",
+    "context",
     "fail",
     "terminate",
     "parallel",
@@ -181,6 +199,8 @@ fn own_fields(word: &str) -> Option<&'static [&'static str]> {
         "delay" => &["duration", "until"],
         "approval" => &["approvers", "timeout", "schema"],
         "wait" => &["signal", "signals", "match", "timeout", "schema"],
+        "milestone" => &["when", "timeout"],
+        "context" => &["set", "append", "increment", "merge"],
         "fail" => &["name", "message"],
         "terminate" => &["state", "output", "error"],
         word => return block::fields(word),
@@ -226,6 +246,16 @@ fn wait(fields: &mut Fields<'_, '_>) -> WaitDefinition {
         timeout: fields.text("timeout"),
         schema: fields.given("schema"),
     }
+}
+
+fn context(fields: &mut Fields<'_, '_>) -> ContextDefinition {
+    let mut at_paths = |word| fields.map(word, "write an object of values by path, such as {\"totals.paid\": 1}");
+    let (set, append, increment) = (at_paths("set"), at_paths("append"), at_paths("increment"));
+    let merge = fields.any("merge");
+    if set.is_empty() && append.is_empty() && increment.is_empty() && merge.is_none() {
+        fields.wrong("set", "it changes nothing", "give `set`, `append`, `increment` or `merge`");
+    }
+    ContextDefinition { set, append, increment, merge }
 }
 
 fn terminate(fields: &mut Fields<'_, '_>) -> NodeType {

@@ -1,4 +1,4 @@
-//! Waits and approvals: nodes that go on when a signal comes. What its author writes, and its canonical JSON.
+//! Waits, approvals and milestones: nodes that go on when a signal comes, or the context changes. What its author writes, and its canonical JSON.
 
 use serde_json::{Map, Value, json};
 
@@ -32,6 +32,23 @@ pub struct ApprovalDefinition {
     pub timeout: Option<String>,
     /// JSON Schema of the answer. One that breaks it is refused, and the node waits on.
     pub schema: Option<Value>,
+}
+
+/// What a `milestone` node waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MilestoneDefinition {
+    /// A bare expression over the run's context: the node goes on as soon as it is true.
+    pub when: String,
+    /// How long it waits, such as `1h`, a template; for ever when not given.
+    pub timeout: Option<String>,
+}
+
+impl MilestoneDefinition {
+    /// Adds its fields to those of its node.
+    pub(super) fn write(&self, map: &mut Map<String, Value>) {
+        put(map, "when", &Some(&self.when));
+        put(map, "timeout", &self.timeout.as_deref().map(shortest));
+    }
 }
 
 impl ApprovalDefinition {

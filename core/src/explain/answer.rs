@@ -119,7 +119,7 @@ pub struct Delayed {
     pub delay: Delay,
 }
 
-/// A step that waits for a signal.
+/// A step that waits for a signal, or for the run's context.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Waiting {
     /// The node's id.
@@ -130,7 +130,7 @@ pub struct Waiting {
     pub within: Option<String>,
     /// The number of its attempt.
     pub attempt: i32,
-    /// The names of the signals: one of them.
+    /// The names of the signals: one of them. None: it waits for the run's context.
     pub signals: Vec<String>,
     /// When it began to wait.
     pub since: DateTime<Utc>,

@@ -177,7 +177,11 @@ impl Display for Line<'_, Waiting> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
         let what = what(&place(&step.node, step.frame, step.within.as_deref()), Work::Run, step.attempt);
-        write!(f, "waiting: {what} for {} for the signal {}", span(step.since, *now), step.signals.join(" or "))?;
+        write!(f, "waiting: {what} for {} for ", span(step.since, *now))?;
+        match step.signals.as_slice() {
+            [] => f.write_str("the run's context to be as it asks")?,
+            signals => write!(f, "the signal {}", signals.join(" or "))?,
+        }
         match step.until {
             Some(until) if until <= *now => write!(f, "; its time was over {} ago", span(until, *now))?,
             Some(until) => write!(f, "; its time is over at {}", when(until, *now))?,

@@ -485,7 +485,9 @@ impl<'a> Parser<'a> {
             Token::Number(text) => {
                 // MiniJinja reads whole numbers into 128 bits and refuses what is longer.
                 if text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u128>().is_err() {
-                    return Err(self.wrong("the number is too large for a whole one: write it with an exponent, as in 1e40"));
+                    return Err(
+                        self.wrong("the number is too large for a whole one: write it with an exponent, as in 1e40")
+                    );
                 }
                 self.advance()?;
                 Ok(Code::closed(text.to_owned()))
@@ -590,13 +592,15 @@ impl<'a> Parser<'a> {
                 }
             }
             "run" => {
-                let fix = "`run` must be followed by .id, .workflow, .version, .input or .key";
+                let fix = "`run` must be followed by .id, .workflow, .version, .input, .key or .context";
                 match self.part()?.as_deref() {
                     Some("id") => Reference::RunId,
                     Some("workflow") => Reference::RunWorkflow,
                     Some("version") => Reference::RunVersion,
                     Some("input") => Reference::RunInput,
                     Some("key") => Reference::RunKey,
+                    Some("context") => Reference::RunContext,
+                    Some("state") => Reference::RunState,
                     _ => return Err(told(fix.to_owned())),
                 }
             }
@@ -611,6 +615,7 @@ impl<'a> Parser<'a> {
                 match self.part()?.as_deref() {
                     Some("output") => Reference::Output(id),
                     Some("error") => Reference::Failure(id),
+                    Some("state") => Reference::State(id),
                     _ => {
                         let id: String = id.chars().take(60).collect();
                         return Err(told(format!("`nodes.{id}` must be followed by .output or .error")));

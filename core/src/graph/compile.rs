@@ -3,13 +3,16 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Block, BlockKind, Body, BodyNumber, Edge, Graph, Join, Needs, Node, NodeKind, NodeNumber, OnError};
+use super::{
+    Block, BlockKind, Body, BodyNumber, Edge, Graph, Join, Needs, Node, NodeKind, NodeNumber, OnError, Query, WaitKind,
+};
 use crate::check::{Checked, CheckedBlock, CheckedBody, CheckedNode, Program, Shape};
 use crate::definition::{
     self, BlockDefinition, BlockType, DEFAULT_QUEUE, DEFAULT_TIMEOUT, Definition, EdgeDefinition, JoinRule,
     NodeDefinition, NodeType, On,
 };
 use crate::expression::{Expression, Reference, Template};
+use crate::payload::Payload;
 use crate::retry::RetryPolicy;
 
 pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
@@ -17,7 +20,13 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let root = Parts { nodes: &definition.nodes, edges: &definition.edges, block: None, around: 0 };
     made.body(root, checked.body);
     made.find_needs();
+    let queries = checked.queries.into_iter().map(|(name, query)| (name, Query::new(query, &made.numbers))).collect();
+    let changes = made.nodes.iter().any(|node| matches!(node.kind, NodeKind::Context));
+    let context = definition.context.as_ref().map(|context| Payload::of(context).unwrap_or_default());
     Graph {
+        context: context.or_else(|| changes.then(|| Payload::trusted("{}".into()))),
+        milestones: made.nodes.iter().any(|node| matches!(node.kind, NodeKind::Wait(WaitKind::Milestone))),
+        queries,
         name: Arc::from(definition.name.as_str()),
         input_schema: definition.input_schema.clone().zip(checked.schema),
         nodes: made.nodes,
@@ -150,8 +159,10 @@ impl<'d> Making<'d> {
             },
             NodeType::Set { .. } => NodeKind::Set,
             NodeType::Delay(_) => NodeKind::Delay,
-            NodeType::Wait(_) => NodeKind::Wait { approval: false },
-            NodeType::Approval(_) => NodeKind::Wait { approval: true },
+            NodeType::Wait(_) => NodeKind::Wait(WaitKind::Signal),
+            NodeType::Approval(_) => NodeKind::Wait(WaitKind::Approval),
+            NodeType::Milestone(_) => NodeKind::Wait(WaitKind::Milestone),
+            NodeType::Context(_) => NodeKind::Context,
             NodeType::Fail { .. } => NodeKind::Fail,
             NodeType::Terminate { .. } => NodeKind::Terminate,
             NodeType::Block(definition) => {
@@ -208,10 +219,10 @@ impl<'d> Making<'d> {
         for condition in node.block().iter().flat_map(|block| conditions(&block.kind)) {
             found.references(condition.references(), &node.predecessors);
         }
-        if let Program::Wait(wait) = &node.program
-            && let Some(matches) = &wait.matches
-        {
-            found.references(matches.references(), &node.predecessors);
+        if let Program::Wait(wait) = &node.program {
+            for condition in wait.matches.iter().chain(&wait.reached) {
+                found.references(condition.references(), &node.predecessors);
+            }
         }
         for condition in node.outgoing.iter().filter_map(|&edge| self.edges.get(edge)?.when.as_ref()) {
             // `error` in a condition is the node's own
@@ -295,6 +306,7 @@ fn templates(node: &Node) -> Vec<&Template> {
             vec![template]
         }
         Program::Wait(wait) => wait.names.iter().chain(wait.approvers.iter().flatten()).chain(&wait.timeout).collect(),
+        Program::Context(changes) => changes.iter().map(|change| &change.value).collect(),
         Program::Fail { name, message } => vec![name, message],
         Program::Terminate { output, error, .. } => {
             let error = error.iter().flat_map(|(name, message)| [name, message]);
@@ -303,25 +315,27 @@ fn templates(node: &Node) -> Vec<&Template> {
     }
 }
 
-struct Found<'n> {
+pub(super) struct Found<'n> {
     numbers: &'n HashMap<Arc<str>, NodeNumber>,
     run_input: bool,
+    run_context: bool,
     nodes: BTreeSet<NodeNumber>,
 }
 
 impl<'n> Found<'n> {
-    fn new(numbers: &'n HashMap<Arc<str>, NodeNumber>) -> Self {
-        Self { numbers, run_input: false, nodes: BTreeSet::new() }
+    pub(super) fn new(numbers: &'n HashMap<Arc<str>, NodeNumber>) -> Self {
+        Self { numbers, run_input: false, run_context: false, nodes: BTreeSet::new() }
     }
 
     fn template(&mut self, template: &Template, predecessors: &[NodeNumber]) {
         template.each_reference("", &mut |_, references| self.references(references, predecessors));
     }
 
-    fn references(&mut self, references: &[Reference], predecessors: &[NodeNumber]) {
+    pub(super) fn references(&mut self, references: &[Reference], predecessors: &[NodeNumber]) {
         for reference in references {
             match reference {
                 Reference::RunInput => self.run_input = true,
+                Reference::RunContext => self.run_context = true,
                 Reference::Output(id) | Reference::Failure(id) => self.nodes.extend(self.numbers.get(id.as_str())),
                 Reference::Error => self.nodes.extend(predecessors),
                 _ => {}
@@ -329,8 +343,8 @@ impl<'n> Found<'n> {
         }
     }
 
-    fn needs(self) -> Needs {
-        Needs { run_input: self.run_input, nodes: self.nodes.into_iter().collect() }
+    pub(super) fn needs(self) -> Needs {
+        Needs { run_input: self.run_input, run_context: self.run_context, nodes: self.nodes.into_iter().collect() }
     }
 }
 

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{BlockKind, BodyNumber, Graph, Node, NodeNumber, Signal};
-use crate::check::Program;
+use crate::check::{CheckedChange, Program};
+use crate::context::Change;
 use crate::duration;
 use crate::error::{DELAY_INVALID, EXPRESSION_FAILED, INPUT_INVALID, StepError};
 use crate::expression::{Expression, Found, Reference, Scope, Template};
@@ -100,12 +101,14 @@ pub struct Values {
     pub frames: Arc<[FrameFacts]>,
     /// Results of ended nodes, at least those the node in question needs.
     pub results: BTreeMap<NodeNumber, NodeResult>,
+    /// The run's context when the step began, where the node in question needs it.
+    pub context: Option<Payload>,
 }
 
 impl Values {
     /// The values of a run of which no node has ended.
     pub fn new(run: Arc<RunFacts>) -> Self {
-        Self { run, frames: Arc::default(), results: BTreeMap::new() }
+        Self { run, frames: Arc::default(), results: BTreeMap::new(), context: None }
     }
 
     /// The innermost body around the step; none in the run's own graph.
@@ -190,6 +193,19 @@ impl Graph {
             (node, Program::Set(template)) => self.render(template, node, values, Some(input)),
             (node, _) => Err(other_type(node, "set")),
         }
+    }
+
+    /// What a `context` node changes, in order.
+    pub fn changes(&self, number: NodeNumber, values: &Values, input: &Payload) -> Result<Vec<Change>, StepError> {
+        let (node, program) = self.own(number)?;
+        let Program::Context(changes) = program else {
+            return Err(other_type(node, "context"));
+        };
+        let change = |change: &CheckedChange| {
+            let value = self.render(&change.value, node, values, Some(input))?;
+            Ok(Change { op: change.op, path: change.path.clone(), value })
+        };
+        changes.iter().map(change).collect()
     }
 
     /// How long a `delay` node waits; the error `delay_invalid` if its template gives no time.
@@ -280,6 +296,9 @@ impl Graph {
             Reference::RunVersion => Found::Number(i64::from(values.run.version)),
             Reference::RunKey => values.run.key.clone().map_or(Found::Null, Found::Text),
             Reference::RunInput => Found::Json(values.run.input.clone()),
+            Reference::RunContext => json(values.context.as_ref()),
+            // of queries, which find them themselves
+            Reference::RunState | Reference::State(_) => Found::Null,
             Reference::Output(id) => match result(id) {
                 Some(NodeResult::Completed(payload)) => Found::Json(payload.clone()),
                 _ => Found::Null,

@@ -78,6 +78,10 @@ impl Graph {
         let wait = self.wait(number)?;
         let (node, _) = self.own(number)?;
         let mut names = Vec::with_capacity(wait.names.len());
+        if wait.reached.is_some() {
+            // no signal has that name: every look at the run's waits is for it
+            names.push(String::new());
+        }
         for template in &wait.names {
             let name = self.render_text(template, node, values)?;
             if !is_signal(&name) {
@@ -98,7 +102,22 @@ impl Graph {
             }
             None => None,
         };
-        Ok(Announcement { names, picky: wait.matches.is_some() || wait.schema.is_some() || wait.approval, timeout })
+        Ok(Announcement {
+            names,
+            picky: wait.matches.is_some() || wait.schema.is_some() || wait.approval || wait.reached.is_some(),
+            timeout,
+        })
+    }
+
+    /// Whether what a `milestone` node waits for is so. A condition that cannot be evaluated is not: the context may change again.
+    pub fn is_reached(&self, number: NodeNumber, values: &Values) -> bool {
+        let (Ok(wait), Some(node)) = (self.wait(number), self.node(number)) else { return false };
+        let Some(reached) = &wait.reached else { return false };
+        let input = self.input(number, values).unwrap_or_default();
+        self.holds(reached, node, values, &input).unwrap_or_else(|error| {
+            tracing::debug!(run_id = %values.run.run_id, node = %node.id, %error, "a milestone cannot be evaluated: it waits on");
+            false
+        })
     }
 
     /// Which of these signals, in the order they were sent, are for the waiting node: those it refuses, then the one it takes, if any. One whose
@@ -202,8 +221,11 @@ fn unreadable(error: &serde_json::Error) -> String {
 
 /// The error of a wait whose time is over.
 pub fn timed_out(names: &[String]) -> StepError {
-    let names: Vec<_> = names.iter().take(5).map(String::as_str).collect();
-    let message = format!("no signal came in time; it waited for {}", names.join(", "));
+    let names: Vec<_> = names.iter().filter(|name| !name.is_empty()).take(5).map(String::as_str).collect();
+    let message = match names.is_empty() {
+        true => "the milestone was not reached in time".to_owned(),
+        false => format!("no signal came in time; it waited for {}", names.join(", ")),
+    };
     StepError::new(TIMEOUT, ErrorKind::Timeout, &message)
 }
 

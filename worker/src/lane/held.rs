@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longshore_core::attempt::{Ended, Ending};
+use longshore_core::context::Change;
 use longshore_core::frame::Child;
 use longshore_core::graph::{Body, FrameFacts, NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
@@ -39,6 +40,8 @@ pub(crate) struct Held {
     pub(crate) items: Option<Payload>,
     /// What a step of a wait was read.
     pub(crate) heard: Heard,
+    /// What the step changed of its run's context.
+    pub(crate) changes: Vec<Change>,
     /// `values.run.input` is the run's input.
     pub(crate) input_at_hand: bool,
     /// When its first attempt began, where its policy bounds the time since then.
@@ -68,6 +71,7 @@ impl Finished {
             values: &held.values,
             ending: &self.ending,
             duration: self.duration,
+            changes: &held.changes,
             since_first: held.since_first.map(|first| now.duration_since(first)),
             random: self.random,
             slot: held.slot,
@@ -80,6 +84,8 @@ impl Finished {
     pub(super) fn continue_with(&self, step: HeldStep, with_values: bool) -> Held {
         let before = &self.held;
         let mut values = before.values.clone();
+        // it is another by now
+        values.context = None;
         if with_values {
             match &self.ending {
                 Ending::Completed(output) | Ending::Advanced(output) => {
@@ -111,6 +117,7 @@ impl Finished {
             iterations: Vec::new(),
             items: None,
             heard: Heard::default(),
+            changes: Vec::new(),
             input_at_hand: before.input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,
@@ -186,6 +193,7 @@ impl Held {
             iterations: Vec::new(),
             items: None,
             heard: Heard::default(),
+            changes: Vec::new(),
             input_at_hand,
             cancellation: CancellationToken::new(),
             metrics: None,

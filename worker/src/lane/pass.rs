@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
 use longshore_core::cycle::{self, Baton, Closing, Due, HeldRow, Pass, Passed};
+use longshore_core::database;
 use longshore_core::error::{self, StepError};
 use longshore_core::queue::{Claimed, HeldStep, StepKey};
 use longshore_core::state::{Outcome, RunState};
@@ -351,10 +352,13 @@ impl Lane {
         };
         let step = &finished.held.step;
         tracing::error!(run_id = %step.run_id, node = step.node, attempt = step.attempt, %error, "postgres refuses the result of a step");
+        let (name, text) = match database::code(error) {
+            Some("LS020") => (error::CONTEXT_INVALID, database::message(error)),
+            Some("LS021") => (error::CONTEXT_TOO_LARGE, database::message(error)),
+            _ => (error::OUTPUT_INVALID, format!("postgres cannot store the result: {error}")),
+        };
         let already = matches!(&finished.ending, Ending::Failed { error, .. } if error.name == error::OUTPUT_INVALID);
-        let text = format!("postgres cannot store the result: {error}");
-        finished.ending =
-            Ending::Failed { error: StepError::permanent(error::OUTPUT_INVALID, &text), retry_after: None };
+        finished.ending = Ending::Failed { error: StepError::permanent(name, &text), retry_after: None };
         !already
     }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use longshore_core::attempt::Ending;
 use longshore_core::error::{self, StepError};
-use longshore_core::graph::{DELIVER, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict, timed_out};
+use longshore_core::graph::{DELIVER, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict, WaitKind, timed_out};
 use longshore_core::queue::{StepKind, StepRef};
-use longshore_core::signal::{self, Woken};
+use longshore_core::signal::{self, Woken, WokenBy};
 use uuid::Uuid;
 
 use crate::lane::Held;
@@ -26,6 +26,8 @@ pub(crate) enum Heard {
     Woken(Box<Woken>),
     /// The signals that are for it.
     Looked(Vec<Verdict>),
+    /// What the milestone waits for is so.
+    Reached,
     /// Who may have waited for the signal that was sent.
     Waiters(Vec<(i32, NodeNumber)>),
 }
@@ -36,7 +38,12 @@ pub(super) fn node_in_question(held: &Held) -> NodeNumber {
 }
 
 fn is_wait(held: &Held, node: NodeNumber) -> bool {
-    held.version.graph.node(node).is_some_and(|node| matches!(node.kind, NodeKind::Wait { .. }))
+    held.version.graph.node(node).is_some_and(|node| matches!(node.kind, NodeKind::Wait(_)))
+}
+
+fn is_milestone(held: &Held) -> bool {
+    let node = held.version.graph.node(node_in_question(held));
+    node.is_some_and(|node| matches!(node.kind, NodeKind::Wait(WaitKind::Milestone)))
 }
 
 fn is_woken(held: &Held) -> bool {
@@ -54,7 +61,15 @@ pub(super) async fn listen(shared: &Shared, new: &mut [Held]) -> bool {
         new.iter().enumerate().filter(|(_, held)| acting(held)).map(|(place, _)| place).collect()
     };
     let (woken, delivers) = (of(new, is_woken), of(new, |held| held.step.node == DELIVER));
-    let looks = of(new, |held| held.step.node == LOOK);
+    for place in of(new, |held| held.step.node == LOOK && is_milestone(held)) {
+        // the context was read just now, in a later snapshot than the cycle that announced the wait or changed the context
+        if let Some(held) = new.get_mut(place)
+            && held.version.graph.is_reached(node_in_question(held), &held.values)
+        {
+            held.heard = Heard::Reached;
+        }
+    }
+    let looks = of(new, |held| held.step.node == LOOK && !is_milestone(held));
     if woken.is_empty() && delivers.is_empty() && looks.is_empty() {
         return true;
     }
@@ -136,6 +151,7 @@ pub(super) fn decide(held: &mut Held) -> Option<Ending> {
         }),
         LOOK => Some(match heard {
             Heard::Looked(verdicts) => Ending::Looked(verdicts),
+            Heard::Reached => Ending::Reached,
             _ => Ending::Looked(Vec::new()),
         }),
         TIME_UP => Some(Ending::TimeUp),
@@ -151,9 +167,10 @@ pub(super) fn decide(held: &mut Held) -> Option<Ending> {
 }
 
 fn woken_by(held: &Held, woken: Woken) -> Ending {
-    let result = match woken.signal {
-        Some(signal) => Ok(held.version.graph.taken(held.step.node, &signal)),
-        None => Err(timed_out(&woken.names).at(held.version.graph.id(held.step.node), held.step.attempt)),
+    let result = match woken.by {
+        WokenBy::Signal(signal) => Ok(held.version.graph.taken(held.step.node, &signal)),
+        WokenBy::Reached => held.version.graph.input(held.step.node, &held.values),
+        WokenBy::Time => Err(timed_out(&woken.names).at(held.version.graph.id(held.step.node), held.step.attempt)),
     };
     Ending::Woken { result, since: woken.since }
 }

@@ -1,5 +1,6 @@
 //! The fields of a JSON object, read one by one; what is wrong with one is noted where it is read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -77,6 +78,18 @@ impl<'v, 'r> Fields<'v, 'r> {
 
     pub(super) fn given(&self, name: &str) -> Option<Value> {
         self.get(name).cloned()
+    }
+
+    /// The members of an object; none when it is not given.
+    pub(super) fn map(&mut self, name: &str, fix: &str) -> BTreeMap<String, Value> {
+        match self.get(name) {
+            None => BTreeMap::new(),
+            Some(Value::Object(map)) => map.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            Some(other) => {
+                self.wrong(name, format!("{} is no object", Short(other)), fix);
+                BTreeMap::new()
+            }
+        }
     }
 
     pub(super) fn text(&mut self, name: &str) -> Option<String> {

@@ -87,11 +87,14 @@ fn one_sink_that_is_an_early_join_needs_an_end() {
 fn needs_name_what_is_read_and_not_the_node_itself() {
     let graph = diamond();
     let needs = |number: NodeNumber| graph.node(number).unwrap().needs().clone();
-    assert_eq!(needs(0), crate::graph::Needs { run_input: true, nodes: vec![] });
+    assert_eq!(needs(0), crate::graph::Needs { run_input: true, run_context: false, nodes: vec![] });
     // Its predecessors for its input, `a` and the run's input for the condition of its edge.
-    assert_eq!(needs(2), crate::graph::Needs { run_input: true, nodes: vec![0, 1] });
-    assert_eq!(needs(3), crate::graph::Needs { run_input: false, nodes: vec![2] });
-    assert_eq!(graph.bodies()[0].end_needs(), &crate::graph::Needs { run_input: false, nodes: vec![3, 4] });
+    assert_eq!(needs(2), crate::graph::Needs { run_input: true, run_context: false, nodes: vec![0, 1] });
+    assert_eq!(needs(3), crate::graph::Needs { run_input: false, run_context: false, nodes: vec![2] });
+    assert_eq!(
+        graph.bodies()[0].end_needs(),
+        &crate::graph::Needs { run_input: false, run_context: false, nodes: vec![3, 4] }
+    );
 
     let graph = self::graph(&json!({"name": "w", "output": "{{ nodes.b.output }}", "nodes": [task("a"), task("b"),
         {"id": "c", "type": "set", "input": null, "output": "{{ error.name }} {{ nodes.a.output }}"}],

@@ -1,5 +1,6 @@
 //! `longshore run`: start runs, look at them, send them signals, cancel them, and ask why one is not finished.
 
+mod context;
 mod watch;
 
 use std::{io::Read, path::PathBuf};
@@ -59,6 +60,24 @@ pub(crate) enum Command {
         /// Send at most one signal under this key, whatever is repeated
         #[arg(long)]
         key: Option<String>,
+    },
+    /// Ask a run one of the queries that its definition names
+    Query {
+        /// The run's id
+        run: Uuid,
+        /// The query's name
+        name: String,
+    },
+    /// A run's context, and what changed it
+    Context {
+        /// The run's id
+        run: Uuid,
+        /// As it was after this change; 0 is before the first [default: as it is]
+        #[arg(long, value_name = "N")]
+        at: Option<i32>,
+        /// What that change did, line by line
+        #[arg(long)]
+        diff: bool,
     },
     /// Why a run is not finished
     Explain {
@@ -137,6 +156,13 @@ struct CanceledRun {
 }
 
 #[derive(Serialize)]
+struct Answer {
+    run_id: Uuid,
+    query: String,
+    answer: Value,
+}
+
+#[derive(Serialize)]
 struct SentSignal {
     run_id: Uuid,
     signal_id: i64,
@@ -151,6 +177,12 @@ impl Command {
             Self::Watch { run } => watch::watch(global, run).await,
             Self::Cancel { run, reason } => cancel(global, run, reason).await,
             Self::Signal { run, name, payload, key } => signal(global, run, &name, payload, key).await,
+            Self::Query { run, name } => {
+                let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+                let answer: Value = enqueuer.query(run, &name).await.map_err(refusal)?;
+                global.output.print(&Answer { run_id: run, query: name, answer }, |asked| asked.answer.to_string())
+            }
+            Self::Context { run, at, diff } => context::show(global, run, at, diff).await,
             Self::Explain { run } => {
                 let Some(explanation) = explain::explain(&mut global.connect().await?, run).await? else {
                     return Err(missing(run));
@@ -307,7 +339,8 @@ fn missing(run: Uuid) -> anyhow::Error {
 /// The enqueuer's error with the exit code for it.
 fn refusal(error: Error) -> anyhow::Error {
     let exit = match &error {
-        Error::UnknownWorkflow { .. } | Error::UnknownVersion { .. } | Error::NotFound { .. } => Exit::NotFound,
+        Error::UnknownWorkflow { .. } | Error::UnknownVersion { .. } => Exit::NotFound,
+        Error::NotFound { .. } | Error::UnknownQuery { .. } => Exit::NotFound,
         Error::KeyConflict { .. } | Error::RunEnded { .. } => Exit::Conflict,
         Error::InvalidPriority { .. } | Error::InvalidKey { .. } | Error::InvalidSignal { .. } => Exit::Usage,
         _ => Exit::Failed,

@@ -1,0 +1,1 @@
+drop table longshore.execution_context_snapshots, longshore.context_heads;
