@@ -91,9 +91,10 @@ impl<'d> Checker<'d> {
             }
             NodeType::Wait(wait) => Program::Wait(Box::new(self.wait(number, wait, path))),
             NodeType::Approval(approval) => Program::Wait(Box::new(self.approval(number, &node.id, approval, path))),
-            NodeType::Fail { name, message } => Program::Fail {
+            NodeType::Fail { name, message, retryable } => Program::Fail {
                 name: own("name", &Value::from(name.as_str())),
                 message: own("message", &Value::from(message.as_str())),
+                retryable: *retryable,
             },
             NodeType::Terminate { state, output, error } => {
                 let output = output.as_ref().map(|output| own("output", output));

@@ -115,9 +115,11 @@ fn node(value: &Value, path: String, reading: &mut Reading) -> NodeDefinition {
             timeout: fields.text("timeout"),
             schema: fields.given("schema"),
         })),
-        "fail" => {
-            NodeType::Fail { name: fields.needed_text("name"), message: fields.text("message").unwrap_or_default() }
-        }
+        "fail" => NodeType::Fail {
+            name: fields.needed_text("name"),
+            message: fields.text("message").unwrap_or_default(),
+            retryable: fields.flag("retryable").unwrap_or(false),
+        },
         "terminate" => terminate(&mut fields),
         word => block::block(word, &mut fields).map_or_else(
             || {
@@ -181,7 +183,7 @@ fn own_fields(word: &str) -> Option<&'static [&'static str]> {
         "delay" => &["duration", "until"],
         "approval" => &["approvers", "timeout", "schema"],
         "wait" => &["signal", "signals", "match", "timeout", "schema"],
-        "fail" => &["name", "message"],
+        "fail" => &["name", "message", "retryable"],
         "terminate" => &["state", "output", "error"],
         word => return block::fields(word),
     })

@@ -295,7 +295,7 @@ fn templates(node: &Node) -> Vec<&Template> {
             vec![template]
         }
         Program::Wait(wait) => wait.names.iter().chain(wait.approvers.iter().flatten()).chain(&wait.timeout).collect(),
-        Program::Fail { name, message } => vec![name, message],
+        Program::Fail { name, message, .. } => vec![name, message],
         Program::Terminate { output, error, .. } => {
             let error = error.iter().flat_map(|(name, message)| [name, message]);
             output.iter().chain(error).collect()
