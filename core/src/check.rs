@@ -64,7 +64,7 @@ pub(crate) enum Program {
     Set(Template),
     DelayFor(Template),
     DelayUntil(Template),
-    Fail { name: Template, message: Template },
+    Fail { name: Template, message: Template, retryable: bool },
     Terminate { state: RunState, output: Option<Template>, error: Option<(Template, Template)> },
     Wait(Box<CheckedWait>),
     Context(Vec<CheckedChange>),

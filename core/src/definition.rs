@@ -148,6 +148,8 @@ pub enum NodeType {
         name: String,
         /// Message of the error, a template.
         message: String,
+        /// The retry policy of a block around may try it again.
+        retryable: bool,
     },
     /// Ends the run at once and cancels the rest of it.
     Terminate {
@@ -341,9 +343,10 @@ impl NodeDefinition {
             NodeType::Delay(DelayTime::Until(time)) => {
                 map.insert("until".to_owned(), json!(time));
             }
-            NodeType::Fail { name, message } => {
+            NodeType::Fail { name, message, retryable } => {
                 map.insert("name".to_owned(), json!(name));
                 map.insert("message".to_owned(), json!(message));
+                put(&mut map, "retryable", &retryable.then_some(true));
             }
             NodeType::Terminate { state, output, error } => {
                 map.insert("state".to_owned(), json!(state));

@@ -4,6 +4,7 @@
 //! once for a version. A missing path is null as a value and the empty text inside text; inside text values are
 //! spelled as in JSON.
 
+mod document;
 mod functions;
 mod parse;
 mod path;

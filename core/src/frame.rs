@@ -14,6 +14,7 @@ use crate::error::{
     TOO_FEW_BRANCHES,
 };
 use crate::graph::{Block, BlockKind, Bounds, FrameFacts, Graph, Node, NodeNumber, Values};
+use crate::pattern::matches;
 use crate::payload::Payload;
 
 /// The outputs of the iterations of a `foreach` have at most so many bytes together: what reads them reads them whole.
@@ -406,22 +407,6 @@ pub fn too_few(whole: &FrameFacts) -> StepError {
 /// Whether a catch takes an error: by name, by kind, or by a pattern in which `*` stands for any text.
 fn takes(on: &[String], error: &StepError) -> bool {
     on.is_empty() || on.iter().any(|on| matches(on, &error.name) || matches(on, error.kind.as_str()))
-}
-
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else {
-        return false;
-    };
-    let parts: Vec<_> = parts.collect();
-    let Some((last, between)) = parts.split_last() else {
-        return rest.is_empty();
-    };
-    for part in between {
-        let Some(at) = rest.find(part) else { return false };
-        rest = rest.get(at + part.len()..).unwrap_or_default();
-    }
-    rest.ends_with(last)
 }
 
 /// The items of a list as texts, each as it was written.

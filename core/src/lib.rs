@@ -11,6 +11,7 @@ pub mod error;
 pub mod expression;
 pub mod frame;
 pub mod graph;
+mod pattern;
 pub mod payload;
 pub mod retry;
 pub mod signal;

@@ -93,9 +93,10 @@ impl<'d> Checker<'d> {
             NodeType::Approval(approval) => Program::Wait(Box::new(self.approval(number, &node.id, approval, path))),
             NodeType::Milestone(milestone) => Program::Wait(Box::new(self.milestone(number, milestone, path))),
             NodeType::Context(context) => Program::Context(self.context(number, context, path)),
-            NodeType::Fail { name, message } => Program::Fail {
+            NodeType::Fail { name, message, retryable } => Program::Fail {
                 name: own("name", &Value::from(name.as_str())),
                 message: own("message", &Value::from(message.as_str())),
+                retryable: *retryable,
             },
             NodeType::Terminate { state, output, error } => {
                 let output = output.as_ref().map(|output| own("output", output));

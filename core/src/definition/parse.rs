@@ -131,9 +131,11 @@ fn node(value: &Value, path: String, reading: &mut Reading) -> NodeDefinition {
             timeout: fields.text("timeout"),
         })),
         "context" => NodeType::Context(Box::new(context(&mut fields))),
-        "fail" => {
-            NodeType::Fail { name: fields.needed_text("name"), message: fields.text("message").unwrap_or_default() }
-        }
+        "fail" => NodeType::Fail {
+            name: fields.needed_text("name"),
+            message: fields.text("message").unwrap_or_default(),
+            retryable: fields.flag("retryable").unwrap_or(false),
+        },
         "terminate" => terminate(&mut fields),
         word => block::block(word, &mut fields).map_or_else(
             || {
@@ -201,7 +203,7 @@ fn own_fields(word: &str) -> Option<&'static [&'static str]> {
         "wait" => &["signal", "signals", "match", "timeout", "schema"],
         "milestone" => &["when", "timeout"],
         "context" => &["set", "append", "increment", "merge"],
-        "fail" => &["name", "message"],
+        "fail" => &["name", "message", "retryable"],
         "terminate" => &["state", "output", "error"],
         word => return block::fields(word),
     })

@@ -12,8 +12,10 @@ use std::sync::LazyLock;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, filters, tests};
 
+use super::document;
 use super::slice::slice;
 use super::work::{Cost, add_paid, pay};
+use crate::pattern::matches;
 
 /// The most bytes of text or JSON an expression may build.
 pub(super) const MAX_TEXT: usize = 1024 * 1024;
@@ -41,9 +43,11 @@ pub(super) const FILTERS: &[&str] = &[
     "map",
     "max",
     "min",
+    "put",
     "reject",
     "rejectattr",
     "replace",
+    "required",
     "reverse",
     "round",
     "select",
@@ -52,6 +56,7 @@ pub(super) const FILTERS: &[&str] = &[
     "split",
     "string",
     "sum",
+    "timestamp",
     "title",
     "tojson",
     "trim",
@@ -75,10 +80,12 @@ pub(super) const TESTS: &[&str] = &[
     "le",
     "lt",
     "mapping",
+    "matching",
     "ne",
     "none",
     "number",
     "odd",
+    "present",
     "sequence",
     "startingwith",
     "string",
@@ -187,8 +194,11 @@ fn add_filters(env: &mut Environment<'static>) {
     env.add_filter("last", |a: Value| if is_null(&a) { Ok(a) } else { filters::last(a) });
     add_paid(env, "join", Cost::Walk, join);
     add_paid(env, "map", Cost::Each, map);
+    add_paid(env, "put", Cost::Walk, document::put);
     add_paid(env, "replace", Cost::Text, replace);
+    env.add_filter("required", document::required);
     add_paid(env, "string", Cost::Walk, |a: Value| text(&a));
+    env.add_filter("timestamp", document::timestamp);
     add_paid(env, "tojson", Cost::Walk, |a: Value| json(&a));
 }
 
@@ -214,10 +224,12 @@ fn add_tests(env: &mut Environment<'static>) {
     env.add_test("le", tests::is_le);
     env.add_test("lt", tests::is_lt);
     env.add_test("mapping", tests::is_mapping);
+    env.add_test("matching", |a: Value, pattern: &str| a.as_str().is_some_and(|text| matches(pattern, text)));
     env.add_test("ne", tests::is_ne);
     env.add_test("none", |a: Value| is_null(&a));
     env.add_test("number", tests::is_number);
     env.add_test("odd", tests::is_odd);
+    env.add_test("present", |a: Value| !a.is_undefined());
     env.add_test("sequence", tests::is_sequence);
     env.add_test("startingwith", |a: Value, b: Value| match (plain_text(&a), plain_text(&b)) {
         (Some(a), Some(b)) => a.starts_with(&*b),
@@ -281,7 +293,7 @@ impl io::Write for Bounded {
     }
 }
 
-fn failure(message: &str) -> Error {
+pub(super) fn failure(message: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.to_owned())
 }
 

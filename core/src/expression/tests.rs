@@ -433,3 +433,34 @@ proptest! {
         prop_assert_eq!(short, long, "{}", path);
     }
 }
+
+#[test]
+fn a_document_is_changed_by_put_and_what_is_required_must_be_there() {
+    let input = json!({"a": {"b": 1, "n": null}, "list": [{"x": 1}, 2], "t": "a*b"});
+    for (expression, expected) in [
+        ("run.input.a|put(['c'], 7)", json!({"b": 1, "n": null, "c": 7})),
+        ("run.input.a|put(['b'], run.input.list)", json!({"b": [{"x": 1}, 2], "n": null})),
+        ("run.input.a|put(['c', 'd'], run.input.missing)", json!({"b": 1, "n": null, "c": {"d": null}})),
+        ("run.input.list|put([0, 'y'], 2)", json!([{"x": 1, "y": 2}, 2])),
+        ("(run.input|put(['a'], 1)).list[1]", json!(2)),
+        ("run.input.missing|put(['a'], 1)", json!({"a": 1})),
+        ("run.input|put([], 1)", json!(1)),
+        ("run.input.a.n|required", json!(null)),
+        ("[run.input.a.n is present, run.input.a.m is present, run.input.x.y is present]", json!([true, false, false])),
+        ("['aXb' is matching 'a*b', 'aXc' is matching 'a*b', 7 is matching '*']", json!([true, false, false])),
+        ("'2016-03-14T01:59:00Z'|timestamp < '2016-03-14T01:58:59-00:01'|timestamp", json!(true)),
+    ] {
+        let given: Value = serde_json::from_str(&value(expression, &input).expect(expression)).unwrap();
+        assert_eq!(given, expected, "{expression}");
+    }
+    for (expression, why) in [
+        ("run.input.a.m|required", "leads nowhere"),
+        ("run.input.a|put(['b', 'c'], 1)", "`put` finds number where the step c"),
+        ("run.input.a|put(['n', 'c'], 1)", "`put` finds none where the step c"),
+        ("run.input.list|put([2], 1)", "`put` finds no item 2 in a list of 2"),
+        ("run.input.list|put(['a'], 1)", "`put` finds sequence where"),
+    ] {
+        let failed = value(expression, &input).unwrap_err();
+        assert!(failed.contains(why), "{expression}: {failed}");
+    }
+}

@@ -307,7 +307,7 @@ fn templates(node: &Node) -> Vec<&Template> {
         }
         Program::Wait(wait) => wait.names.iter().chain(wait.approvers.iter().flatten()).chain(&wait.timeout).collect(),
         Program::Context(changes) => changes.iter().map(|change| &change.value).collect(),
-        Program::Fail { name, message } => vec![name, message],
+        Program::Fail { name, message, .. } => vec![name, message],
         Program::Terminate { output, error, .. } => {
             let error = error.iter().flat_map(|(name, message)| [name, message]);
             output.iter().chain(error).collect()

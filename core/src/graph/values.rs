@@ -16,7 +16,7 @@ use super::{BlockKind, BodyNumber, Graph, Node, NodeNumber, Signal};
 use crate::check::{CheckedChange, Program};
 use crate::context::Change;
 use crate::duration;
-use crate::error::{DELAY_INVALID, EXPRESSION_FAILED, INPUT_INVALID, StepError};
+use crate::error::{DELAY_INVALID, EXPRESSION_FAILED, ErrorKind, INPUT_INVALID, StepError};
 use crate::expression::{Expression, Found, Reference, Scope, Template};
 use crate::payload::Payload;
 use crate::state::RunState;
@@ -235,7 +235,10 @@ impl Graph {
     /// that instead.
     pub fn failure(&self, number: NodeNumber, values: &Values) -> Result<StepError, StepError> {
         match self.own(number)? {
-            (node, Program::Fail { name, message }) => self.told(name, message, node, values),
+            (node, Program::Fail { name, message, retryable }) => {
+                let told = self.told(name, message, node, values)?;
+                Ok(if *retryable { StepError { kind: ErrorKind::Retryable, ..told } } else { told })
+            }
             (node, _) => Err(other_type(node, "fail")),
         }
     }
