@@ -351,11 +351,18 @@ impl Lane {
         };
         let step = &finished.held.step;
         tracing::error!(run_id = %step.run_id, node = step.node, attempt = step.attempt, %error, "postgres refuses the result of a step");
-        let already = matches!(&finished.ending, Ending::Failed { error, .. } if error.name == error::OUTPUT_INVALID);
-        let text = format!("postgres cannot store the result: {error}");
-        finished.ending =
-            Ending::Failed { error: StepError::permanent(error::OUTPUT_INVALID, &text), retry_after: None };
-        !already
+        let error = StepError::permanent(error::OUTPUT_INVALID, &format!("postgres cannot store the result: {error}"));
+        let before = match &mut finished.ending {
+            // whose attempt it is, is said by the ending and not by the step
+            Ending::BlockEnded { result, .. } | Ending::Woken { result, .. } => {
+                std::mem::replace(result, Err(error)).err()
+            }
+            ending => match std::mem::replace(ending, Ending::Failed { error, retry_after: None }) {
+                Ending::Failed { error, .. } => Some(error),
+                _ => None,
+            },
+        };
+        before.is_none_or(|before| before.name != error::OUTPUT_INVALID)
     }
 
     /// The lane lost its baton: whatever it held is or will be another's. Start again under a new name.
