@@ -18,7 +18,7 @@ use crate::cycle::{Batch, ContextWrite, Due, EndedAttempt, RunEnding};
 use crate::error::{self, StepError};
 use crate::frame::Opening;
 use crate::graph::{
-    Announcement, DELIVER, GivesUp, Node, NodeKind, NodeNumber, NodeResult, Termination, Values, Verdict,
+    Announcement, DELIVER, END, GivesUp, Node, NodeKind, NodeNumber, NodeResult, START, Termination, Values, Verdict,
 };
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
@@ -249,6 +249,7 @@ impl Plan {
         match ended.ending {
             Ending::Completed(output) => self.complete(index, ended, output, true),
             Ending::Advanced(output) => self.complete(index, ended, output, false),
+            Ending::Failed { error, .. } if step.node < 0 => self.fail_engine_step(index, ended, error),
             Ending::Failed { error, retry_after } => {
                 let error = error.clone().at(ended.version.graph.id(step.node), step.attempt);
                 self.fail(index, ended, &error, *retry_after);
@@ -374,6 +375,18 @@ impl Plan {
             }
             Retry::GiveUp => self.give_up(index, ended, error),
         }
+    }
+
+    /// An engine step cannot be done: the block that it belongs to fails, or the body. None is tried again, and only those of a body's start and end
+    /// are on record.
+    fn fail_engine_step(&mut self, index: usize, ended: &Ended<'_>, error: &StepError) {
+        if ended.version.graph.engine_step_of(ended.step.node, &ended.values.frames).is_some() {
+            return self.end_block(index, ended, &Err(error.clone()));
+        }
+        if matches!(ended.step.node, START | END) {
+            self.record(index, ended, Outcome::Failed, None, Some(error));
+        }
+        self.fail_body(ended, error);
     }
 
     /// The step has no attempt left: what that means is the node's policy on errors.

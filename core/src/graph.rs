@@ -413,6 +413,13 @@ impl Graph {
         frames.last().map_or(Some(0), |frame| self.body_of(frame))
     }
 
+    /// The frame that stands for a block, where this node is an engine step of it; `None` for a step of a body. `frames` are those around the step. One
+    /// frame may be both, of a block whose one body is all it does: then only the timeout is the block's.
+    pub fn engine_step_of<'f>(&self, node: NodeNumber, frames: &'f [FrameFacts]) -> Option<&'f FrameFacts> {
+        let frame = frames.last().filter(|frame| node < 0 && frame.whole)?;
+        (node == TIMEOUT || self.body_of(frame).is_none()).then_some(frame)
+    }
+
     /// The frame, among these around a step, in which a node's steps are: 0 for the run's own graph.
     pub fn frame_of(&self, node: NodeNumber, frames: &[FrameFacts]) -> Option<i32> {
         match self.node(node)?.body {

@@ -232,6 +232,44 @@ async fn a_block_is_retried_as_a_whole_and_its_time_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_block_that_has_one_frame_is_bounded_too() {
+    let choice = |fields: Value| block("c", "if", json!({"when": "true", "timeout": "200ms", "then": fields}));
+    let late = choice(body(task("s", "sleep", json!({"seconds": 60}))));
+    fails(workflow(late), json!({}), "timeout").await;
+    completes(workflow(choice(body(set("s", json!(1))))), json!({}), json!(1)).await;
+}
+
+/// The engine's step that ends a block is no try, so its failure is the block's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_whose_output_postgres_refuses_fails_and_no_other() {
+    let again = json!({"when": "input.n < run.input", "input": {"n": 0}, "body": body(task("t", "echo", json!({"n": "{{ frame.input.n + 1 }}"})))});
+    let each = json!({"items": "{{ [run.input, 1] }}", "body": body(task("e", "echo", json!("{{ item }}")))});
+    let kinds = [("while", "l", again), ("foreach", "f", each)];
+    let named = |kind: &str, node: Value| json!({"name": kind, "nodes": [node]});
+    let mut fleet = TestFleet::publish(kinds.map(|(kind, id, fields)| named(kind, block(id, kind, fields)))).await;
+    // stands for what passes the scan in Rust and cannot be stored all the same
+    let refuse = "create function refuse() returns trigger language plpgsql as $$ begin
+            if new.whole and new.output in ('{\"n\": 7}', '[7, 1]') then raise 'not this' using errcode = '22P05'; end if;
+            return new;
+        end $$;
+        create trigger refuse before update on longshore.frames for each row execute function refuse()";
+    fleet.database.execute(refuse).await;
+    fleet.work(8).await;
+    for kind in ["while", "foreach"] {
+        let runs = [5, 7, 6].map(|last| (last, fleet.start(kind, json!(last))));
+        for (last, run) in runs {
+            let (state, ended) = fleet.ended(run.await).await;
+            match last {
+                7 => assert_eq!((state.as_str(), &ended["name"]), ("failed", &json!("output_invalid")), "{ended}"),
+                _ => assert_eq!(state, "completed", "{ended}"),
+            }
+        }
+    }
+    fleet.database.execute("drop trigger refuse on longshore.frames").await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blocks_nest() {
     let inner = block(
         "w1",

@@ -291,7 +291,7 @@ fn decide_live(shared: &Shared, held: &mut Held) -> Result<Todo, StepError> {
     let (graph, values) = (&held.version.graph, &held.values);
     let end = |ending| Ok(Todo::End(ending));
     if let Some(ending) = block::decide(held) {
-        return end(ending);
+        return end(ending?);
     }
     match (kind, node) {
         (StepKind::Skip | StepKind::Rest, _) => return end(Ending::Told),

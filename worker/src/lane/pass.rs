@@ -352,14 +352,22 @@ impl Lane {
         };
         let step = &finished.held.step;
         tracing::error!(run_id = %step.run_id, node = step.node, attempt = step.attempt, %error, "postgres refuses the result of a step");
-        let (name, text) = match database::code(error) {
-            Some("LS020") => (error::CONTEXT_INVALID, database::message(error)),
-            Some("LS021") => (error::CONTEXT_TOO_LARGE, database::message(error)),
-            _ => (error::OUTPUT_INVALID, format!("postgres cannot store the result: {error}")),
+        let error = match database::code(error) {
+            Some("LS020") => StepError::permanent(error::CONTEXT_INVALID, &database::message(error)),
+            Some("LS021") => StepError::permanent(error::CONTEXT_TOO_LARGE, &database::message(error)),
+            _ => StepError::permanent(error::OUTPUT_INVALID, &format!("postgres cannot store the result: {error}")),
         };
-        let already = matches!(&finished.ending, Ending::Failed { error, .. } if error.name == error::OUTPUT_INVALID);
-        finished.ending = Ending::Failed { error: StepError::permanent(name, &text), retry_after: None };
-        !already
+        let before = match &mut finished.ending {
+            // whose attempt it is, is said by the ending and not by the step
+            Ending::BlockEnded { result, .. } | Ending::Woken { result, .. } => {
+                std::mem::replace(result, Err(error)).err()
+            }
+            ending => match std::mem::replace(ending, Ending::Failed { error, retry_after: None }) {
+                Ending::Failed { error, .. } => Some(error),
+                _ => None,
+            },
+        };
+        before.is_none_or(|before| before.name != error::OUTPUT_INVALID)
     }
 
     /// The lane lost its baton: whatever it held is or will be another's. Start again under a new name.

@@ -51,8 +51,7 @@ pub(super) async fn number_frames(shared: &Shared, decided: &mut [Decided]) -> b
 
 /// The frame that stands for a block, where the step is an engine step of it.
 fn whole(held: &Held) -> Option<&FrameFacts> {
-    let frame = held.values.frames.last()?;
-    held.version.graph.body_of(frame).is_none().then_some(frame)
+    held.version.graph.engine_step_of(held.step.node, &held.values.frames)
 }
 
 /// The step says how its block ended.
@@ -115,16 +114,12 @@ pub(super) fn begin(held: &Held) -> Result<Ending, StepError> {
     })
 }
 
-/// What becomes of an engine step of a block; none for all other steps.
-pub(super) fn decide(held: &Held) -> Option<Ending> {
+/// What becomes of an engine step of a block, the error being the block's; none for all other steps.
+pub(super) fn decide(held: &Held) -> Option<Result<Ending, StepError>> {
     if is_end_of_block(held) {
-        return Some(block_ended(held));
+        return Some(Ok(block_ended(held)));
     }
-    let whole = whole(held)?;
-    Some(match engine_step(held, whole) {
-        Ok(ending) => ending,
-        Err(error) => Ending::BlockEnds(Err(error)),
-    })
+    whole(held).map(|whole| engine_step(held, whole))
 }
 
 fn block_ended(held: &Held) -> Ending {
