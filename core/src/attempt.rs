@@ -22,7 +22,7 @@ use crate::graph::{
 };
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
-use crate::retry::{Retry, RetryPolicy};
+use crate::retry::{self, Retry, RetryPolicy};
 use crate::state::{Outcome, RunState};
 use crate::successor::{BodyEnd, Consequences, Ending as Successors, successor};
 use crate::workflow::LoadedVersion;
@@ -48,6 +48,8 @@ pub enum Ending {
     Released,
     /// Given back untried: takes no number. Due again after this time.
     PutBack(Duration),
+    /// Its run is paused: given back untried, for when that is resumed.
+    Parked,
     /// A `delay` node: it completes when it is due.
     Delayed(Due),
     /// A `terminate` node: it ends the run and cancels the rest.
@@ -243,7 +245,7 @@ impl Plan {
             self.forget_whole_join(ended);
             self.note_path(ended);
         }
-        if !matches!(ended.ending, Ending::PutBack(_) | Ending::Released) {
+        if !matches!(ended.ending, Ending::PutBack(_) | Ending::Parked | Ending::Released) {
             self.forget_wait(ended);
         }
         match ended.ending {
@@ -267,6 +269,7 @@ impl Plan {
                 }
                 self.batch.ready.push(again);
             }
+            Ending::Parked => self.batch.parked.push(again(step)),
             Ending::PutBack(after) => self.batch.delayed.push((Due::After(*after), again(step))),
             Ending::Delayed(due) => {
                 self.batch.delayed.push((*due, HeldStep { kind: StepKind::Due, ..again(step) }));
@@ -372,6 +375,12 @@ impl Plan {
                     ..again(step)
                 };
                 self.batch.delayed.push((Due::After(after), retry));
+            }
+            Retry::GiveUp if policy.is_some_and(|policy| policy.give_up == retry::GiveUp::Pause) => {
+                self.record(index, ended, Outcome::Failed, None, Some(error));
+                self.pause(ended, error);
+                let next = HeldStep { kind: StepKind::Run, attempt: ended.attempt() + 1, failed: 0, ..again(step) };
+                self.batch.parked.push(next);
             }
             Retry::GiveUp => self.give_up(index, ended, error),
         }
@@ -523,12 +532,27 @@ impl Plan {
     ) {
         // two steps of one run may end it in one batch: the first does
         let run_id = ended.step.run_id;
+        if state.has_ended() {
+            // and a pause is nothing to a run that ends
+            self.batch.endings.retain(|ending| ending.run_id != run_id || ending.state.has_ended());
+            self.batch.pauses.retain(|(paused, _)| *paused != run_id);
+        }
         if !self.batch.endings.iter().any(|e| e.run_id == run_id) {
-            if ended.version.graph.context().is_some() && state != RunState::Canceled {
+            if state.has_ended() && ended.version.graph.context().is_some() && state != RunState::Canceled {
                 self.batch.contexts.push(ContextWrite { run_id, version_id: ended.step.version_id, by: None });
             }
             let workflow = ended.version.workflow.clone();
             self.batch.endings.push(RunEnding { run_id, workflow, state, output, error, announce });
+        }
+    }
+
+    /// The run is to wait for someone who looks after it.
+    fn pause(&mut self, ended: &Ended<'_>, error: &StepError) {
+        let run_id = ended.step.run_id;
+        if self.batch.endings.iter().all(|ending| ending.run_id != run_id) {
+            let why = error.clone().at(ended.version.graph.id(ended.step.node), ended.attempt()).to_payload();
+            self.batch.pauses.push((run_id, why));
+            self.end_run(ended, RunState::Paused, None, None, false);
         }
     }
 
@@ -594,6 +618,7 @@ impl Plan {
         self.arrivals.retain(|(run_id, frame, _), _| open(*run_id, *frame));
         self.batch.frames.retain(|new| open(new.run_id, new.facts.frame));
         self.batch.chunks.retain(|new| open(new.run_id, new.frame));
+        self.batch.parked.retain(|step| open(step.run_id, step.frame));
         self.batch.waiting.retain(|wait| open(wait.key.run_id, wait.key.frame));
         self.batch.wakes.retain(|wake| open(wake.key.run_id, wake.key.frame));
     }

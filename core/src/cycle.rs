@@ -59,6 +59,8 @@ pub struct Passed {
     pub already_ended: Vec<Uuid>,
     /// Closings announced here or seen.
     pub closings: Vec<Closing>,
+    /// Paused runs of successors that the lane keeps.
+    pub paused: Vec<Uuid>,
 }
 
 /// A run, or a frame of one, that ended while steps of it may be out.

@@ -93,6 +93,8 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
         run_at,
         finished_at: run.try_get("finished_at")?,
         error: run.try_get("error")?,
+        paused_at: run.try_get("paused_at")?,
+        paused_because: run.try_get("paused_because")?,
         stuck,
         lost,
         ready,
@@ -143,6 +145,7 @@ fn delayed_row(row: &PgRow, run: RunState, run_at: Option<DateTime<Utc>>) -> Res
     let due_at: DateTime<Utc> = row.try_get("due_at")?;
     let last: Option<i16> = row.try_get("last_outcome")?;
     let delay = match last {
+        _ if row.try_get("parked")? => Delay::Paused,
         _ if work == Work::Wake => Delay::DelayNode,
         _ if row.try_get::<&str, _>("node")? == "(timeout)" => Delay::Timeout,
         Some(outcome) if outcome == Outcome::Failed.code() => Delay::Backoff {

@@ -49,6 +49,8 @@ pub const FUNCTIONS: &[Function] = &[
     function!("run", "start_runs"),
     function!("run", "start_run"),
     function!("run", "close_run"),
+    function!("run", "pause_run"),
+    function!("run", "resume_run"),
     function!("prune", "prune_runs"),
     function!("cycle", "cycle_2"),
     function!("cycle", "cycle"),

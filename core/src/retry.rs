@@ -33,6 +33,26 @@ pub struct RetryPolicy {
     /// Only errors with one of these names or kinds are retried; all retryable ones when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_on: Option<Vec<String>>,
+    /// What happens when no attempt is left.
+    #[serde(skip_serializing_if = "GiveUp::is_usual")]
+    pub give_up: GiveUp,
+}
+
+/// What happens when no attempt is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GiveUp {
+    /// The step gives up: its edges and its policy on errors say what that means.
+    #[default]
+    Fail,
+    /// The run is paused. When it is resumed the step is tried again, as often as before.
+    Pause,
+}
+
+impl GiveUp {
+    fn is_usual(&self) -> bool {
+        *self == Self::Fail
+    }
 }
 
 impl Default for RetryPolicy {
@@ -45,6 +65,7 @@ impl Default for RetryPolicy {
             jitter: 0.2,
             total: None,
             retry_on: None,
+            give_up: GiveUp::Fail,
         }
     }
 }

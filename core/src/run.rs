@@ -197,6 +197,28 @@ pub enum Canceled {
     NotFound,
 }
 
+/// What became of a pause or a resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switched {
+    /// The run is paused now, or goes on now.
+    Changed,
+    /// It was so before; nothing changed.
+    Already,
+    /// It had ended before, in this state; nothing changed.
+    AlreadyEnded(RunState),
+    /// There is no such run, or it was pruned.
+    NotFound,
+}
+
+fn switched(found: bool, changed: bool, state: Option<i16>) -> Result<Switched, Error> {
+    let Some(state) = state.filter(|_| found) else { return Ok(Switched::NotFound) };
+    Ok(match state_of(state, false)? {
+        _ if changed => Switched::Changed,
+        state if state.has_ended() => Switched::AlreadyEnded(state),
+        _ => Switched::Already,
+    })
+}
+
 /// A run as it stands.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -276,6 +298,26 @@ pub async fn cancel<'c>(conn: impl PgExecutor<'c>, run_id: Uuid, reason: &str) -
         (true, false, Some(state)) => Canceled::AlreadyEnded(state_of(state, false)?),
         _ => Canceled::NotFound,
     })
+}
+
+/// Pauses a live run: what its running steps do is recorded, and what follows is parked until it is resumed. Timers go on, and what is due meanwhile is
+/// parked as well. Safe to repeat.
+pub async fn pause<'c>(conn: impl PgExecutor<'c>, run_id: Uuid, reason: &str) -> Result<Switched, Error> {
+    let why = Payload::of(&serde_json::json!({ "reason": reason.replace('\0', "") })).unwrap_or_default();
+    let (found, changed, state) = sqlx::query_as(include_str!("../sql/run/pause.sql"))
+        .bind(SHARD)
+        .bind(run_id)
+        .bind(why.as_str())
+        .fetch_one(conn)
+        .await?;
+    switched(found, changed, state)
+}
+
+/// Lets a paused run go on, and the queues that got work by it. Safe to repeat.
+pub async fn resume<'c>(conn: impl PgExecutor<'c>, run_id: Uuid) -> Result<(Switched, Vec<String>), Error> {
+    let (found, changed, state, queues) =
+        sqlx::query_as(include_str!("../sql/run/resume.sql")).bind(SHARD).bind(run_id).fetch_one(conn).await?;
+    Ok((switched(found, changed, state)?, queues))
 }
 
 /// The run as it stands; none if there is no such run, or it was pruned.

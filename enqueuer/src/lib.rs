@@ -37,6 +37,7 @@
 //! ```
 
 mod cancel;
+mod pause;
 mod signal;
 mod start;
 mod versions;
@@ -54,7 +55,7 @@ use uuid::Uuid;
 
 pub use cancel::Cancel;
 pub use longshore_core::error::StepError;
-pub use longshore_core::run::{Canceled, Error, Run};
+pub use longshore_core::run::{Canceled, Error, Run, Switched};
 pub use longshore_core::state::RunState;
 pub use signal::SendSignal;
 pub use start::{NewRun, StartMany, StartRun, Started};

@@ -15,6 +15,7 @@ const CHECKS: &[(&str, &str)] = &[
     ("1: a live run waits for something", WAITS),
     ("1: nothing is left of a run that ended", LEFT),
     ("a signal is taken once, by the step that says so", SIGNALS),
+    ("a parked step belongs to a paused run", PARKED),
     ("a context has all its changes and no other", CONTEXTS),
 ];
 
@@ -133,6 +134,17 @@ const SIGNALS: &str = "
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
     where a.outcome = 1 and a.error is null and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
         and s.refused is null)";
+
+/// A step is parked only where its run is paused.
+const PARKED: &str = "
+    select format('run %s, state %s: node %s of frame %s is parked', s.run_id, r.state, s.node, s.frame)
+    from longshore.step_delayed s
+    left join longshore.workflow_runs r on r.run_id = s.run_id
+    left join longshore.pauses p on p.run_id = s.run_id
+    where s.parked and (r.state is distinct from 2 or p.run_id is null) and not exists (select from longshore.closed c where c.run_id = s.run_id)
+    union all
+    select format('run %s is paused and nobody says why', r.run_id)
+    from longshore.workflow_runs r where r.state = 2 and not exists (select from longshore.pauses p where p.run_id = r.run_id)";
 
 /// The snapshots of a context have no gap, and each change is that of a completed attempt, of which there is one.
 const CONTEXTS: &str = "

@@ -199,6 +199,12 @@ const DAMAGE: &[Damage] = &[
         &["lost_wake_up"],
     ),
     (
+        "a step is parked and its run is not paused",
+        "update step_delayed set parked = true, due_at = '9999-12-31' where run_id = {later}",
+        &["parked_step"],
+    ),
+    ("a run is paused and nobody says so", "update workflow_runs set state = 2 where run_id = {later}", &["parked_step"]),
+    (
         "the time of a wait is over and nothing ends it",
         "update step_waiting set due_at = now() - interval '80 s'; delete from step_delayed where run_id = {waiting}",
         &["lost_wake_up"],

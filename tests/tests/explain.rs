@@ -354,10 +354,10 @@ async fn a_stuck_run_says_where_it_broke_off() {
 async fn a_paused_run_says_so_and_a_run_that_does_not_exist_has_no_answer() {
     let mut fleet = TestFleet::publish([dag("w", "a", "")]).await;
     let run = fleet.start("w", json!({})).await;
-    fleet.database.execute("update longshore.workflow_runs set state = 2").await;
+    fleet.enqueuer.pause(run, "for ann").await.unwrap();
     let answer = why(&fleet, run).await;
     assert_eq!((answer.state, answer.stuck, answer.ready_total), (RunState::Paused, false, 1));
-    says(&answer, "paused, started ");
+    says(&answer, "; its steps wait until it is resumed (for ann); ");
     fleet.work(4).await;
     fleet.until("select exists (select from longshore.step_delayed)").await;
     let answer = why(&fleet, run).await;

@@ -132,6 +132,8 @@ fn frames(runs: &[Uuid], signals: &[i64], round: usize) -> String {
         "chunks": each(json!({"frame": 1, "chunk": number, "count": 1, "items": "[1]"})),
         "opened": each(json!({"frame": 1, "chunk": 1, "first": 2})),
         "forget": each(json!({"frame": 3})),
+        "pause": each(json!({"why": "{}"})),
+        "park": each(json!({"version": 1, "frame": 0, "node": 0, "kind": 0, "attempt": 1, "failed": 0, "lost": 0, "queue": 1, "priority": 1})),
         "context": each(json!({"version": 1, "frame": 0, "node": 0, "attempt": number, "changes": r#"[{"op": "increment", "path": ["n"], "value": 1}]"#})),
     })
     .to_string()
@@ -354,6 +356,18 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
             ],
         )
         .await;
+    // parked by the cycle above
+    session.call("pause_run", &[one("p_run", &runs[0].to_string()), one("p_why", "{}")]).await;
+    let state = "update longshore.workflow_runs set state = 2, finished_at = null, error = null where run_id = $1";
+    sqlx::query(state).bind(runs[0]).execute(&mut *admin).await.unwrap();
+    session.call("resume_run", &[one("p_run", &runs[0].to_string())]).await;
+    let parked: bool =
+        sqlx::query_scalar("select exists (select from longshore.step_delayed where run_id = $1 and parked)")
+            .bind(runs[0])
+            .fetch_one(&mut *admin)
+            .await
+            .unwrap();
+    assert!(!parked);
     session
         .call("close_run", &[one("p_run", &runs[keys - 1].to_string()), one("p_state", "5"), one("p_error", "{}")])
         .await;
@@ -407,6 +421,7 @@ async fn no_function_reads_a_whole_table_with_the_plans_it_made_while_it_was_emp
         "signals",
         "context_heads",
         "execution_context_snapshots",
+        "pauses",
     ] {
         sqlx::raw_sql(&format!("delete from longshore.{table}")).execute(&mut admin).await.unwrap();
     }
@@ -467,7 +482,7 @@ async fn no_function_reads_a_whole_table_with_the_plans_it_made_while_it_was_emp
 /// called with 128). One walk over a table reads its 100,000 rows.
 fn most(function: &str) -> (i64, i64) {
     match function {
-        "close_run" | "complete_in" | "start_run" => (1_000, 200),
+        "close_run" | "pause_run" | "resume_run" | "complete_in" | "start_run" => (1_000, 200),
         "settle_begin" => (2_000, 2_000),
         "read_inputs" | "step_results" => (500, 2_000),
         "recover" | "promote" | "prune_runs" => (3_000, 10_000),

@@ -5,13 +5,14 @@
 use longshore_core::migrate::FUNCTIONS;
 
 /// Tables whose keys begin with the shard; they grow.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 13] = [
     "workflow_runs",
     "execution_step_attempts",
     "step_ready",
     "step_delayed",
     "step_waiting",
     "signals",
+    "pauses",
     "context_heads",
     "execution_context_snapshots",
     "step_joins",

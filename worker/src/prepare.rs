@@ -28,9 +28,6 @@ use crate::step::{Step, StepFacts};
 use crate::transaction::LaneLink;
 pub(crate) use wait::Heard;
 
-/// A paused run's steps are looked at again after this time.
-const NOT_NOW: Duration = Duration::from_secs(30);
-
 /// What there is to do with a step.
 pub(crate) enum Decided {
     /// It is over already.
@@ -264,7 +261,7 @@ fn decide(shared: &Shared, mut held: Held) -> Decided {
         return Decided::Ended(held, Ending::Canceled);
     }
     if held.paused {
-        return Decided::Ended(held, Ending::PutBack(NOT_NOW));
+        return Decided::Ended(held, Ending::Parked);
     }
     if let Some(ending) = wait::decide(&mut held) {
         return Decided::Ended(held, ending);

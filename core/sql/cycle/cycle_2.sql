@@ -1,7 +1,7 @@
 -- One pass of a lane's baton: end attempts, count joins, enqueue what the lane does not keep, claim what it has slots for.
 -- One call is one transaction. Everything hangs on deleting baton p_cycle: no row, no effect, and no row is returned.
--- The order of statements is the order of locks: lane, frames (by key), waits (by key), signals (by key), contexts (by run), joins (by key), runs (by id),
--- then rows nobody else can hold.
+-- The order of statements is the order of locks: lane, frames (by key), waits (by key), signals (by key), contexts (by run), pauses (by run), joins (by key),
+-- runs (by id), then rows nobody else can hold.
 --
 -- p_shard    the shard of everything below
 -- p_lane, p_cycle, p_lease   the baton that is passed; the next one is p_cycle + 1 and expires p_lease after now()
@@ -15,7 +15,7 @@
 --            j_chunk, j_ahead: where j_chunk > 0 the in-edges are iterations of a frame, j_chunk of which begin together; j_ahead chunks begin
 --            at once, and another for each chunk that is resolved: its step job is made here (node -4, attempt = which chunk)
 -- g_*        joins whose in-edges were all resolved in an earlier cycle: their rows go
--- z_*        runs that end: new state, output, error; z_close: steps of it may be out, so announce the end in closed
+-- z_*        runs that end, or (state 2) are paused: new state, output, error; z_close: steps of it may be out, so announce the end in closed
 -- a_*        attempts that ended
 -- d_*        step jobs that are due later: after d_after_us, or at d_at where given
 -- s_*        step jobs that are ready for anyone
@@ -38,12 +38,15 @@
 --            waited  waits whose attempt ends here: run, frame, node
 --            context steps that change the context of their run, sorted by run: run, version, frame, node, attempt, changes (as change_context takes
 --                    them, a JSON text; null: the run ends here, and its context is kept once more)
+--            pause   runs that are paused here, sorted: run, why; each is among z_* with the state 2
+--            park    step jobs of paused runs, sorted by run: run, version, frame, node, kind, attempt, failed, lost, queue, priority. One whose run was
+--                    resumed meanwhile is ready
 --
 -- An array without entries is best given as null (p_known must not be): plpgsql takes each array it is given apart, empty or not.
 --
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready, seq = microseconds the claim took); 'c' for each step the lane holds anew (claimed or a join that fired:
 -- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
--- or met by a successor that the lane keeps and must drop (seq = its id).
+-- or met by a successor that the lane keeps and must drop (seq = its id); 'p' for each run of such a successor that is paused.
 create or replace function longshore.cycle_2(
     p_shard smallint, p_lane bigint, p_cycle bigint, p_lease interval, p_worker uuid, p_open boolean, p_look boolean,
     p_ended uuid[], p_known bigint[],
@@ -89,6 +92,7 @@ declare
     v_stay int;
     v_kept int;
     v_met boolean;
+    v_paused boolean;
     v_before int;
     v_chunk int;
     v_n int;
@@ -223,6 +227,25 @@ begin
             select p_shard, q.run, v_n, 2, q.frame, q.node, q.attempt, longshore.change_context(s.context, q.changes::jsonb)
             from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
         end loop;
+
+        for q in select e.run, e.why from jsonb_to_recordset(p_frames -> 'pause') e (run uuid, why text) loop
+            insert into pauses (shard, run_id, why) values (p_shard, q.run, q.why::jsonb) on conflict (shard, run_id) do nothing;
+        end loop;
+        for q in select e.run, e.version, e.frame, e.node, e.kind, e.attempt, e.failed, e.lost, e.queue, e.priority
+                 from jsonb_to_recordset(p_frames -> 'park') e (run uuid, version int, frame int, node int, kind smallint, attempt int, failed smallint,
+                     lost smallint, queue int, priority smallint) loop
+            -- whoever resumes the run waits for this cycle, and then finds the step; or has deleted the row, and the step is ready
+            perform from pauses x where x.shard = p_shard and x.run_id = q.run for key share;
+            if found then
+                insert into step_delayed (shard, due_at, queue_id, priority, run_id, version_id, frame, node, kind, attempt, failed, lost, parked)
+                values (p_shard, '9999-12-31', q.queue, q.priority, q.run, q.version, q.frame, q.node, q.kind, q.attempt, q.failed, q.lost, true);
+            else
+                v_spilled := v_spilled + 1;
+                s_queue := s_queue || q.queue; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || q.version;
+                s_frame := s_frame || q.frame; s_node := s_node || q.node; s_kind := s_kind || q.kind;
+                s_attempt := s_attempt || q.attempt; s_failed := s_failed || q.failed; s_lost := s_lost || q.lost;
+            end if;
+        end loop;
     end if;
 
     if cardinality(j_run) > 0 then
@@ -288,9 +311,12 @@ begin
     if cardinality(z_run) > 0 then
         for q in select t.run_id, t.state, t.output, t.error, t.announce
                  from unnest(z_run, z_state, z_output, z_error, z_close) t (run_id, state, output, error, announce) loop
-            update workflow_runs w set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = now()
+            update workflow_runs w set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = case when q.state > 2 then now() end
             where w.shard = p_shard and w.run_id = q.run_id and w.state in (1, 2);
             if not found then
+                if q.state = 2 then
+                    delete from pauses x where x.shard = p_shard and x.run_id = q.run_id;
+                end if;
                 tag := 'm'; run_id := q.run_id;
                 return next;
             elsif q.announce then
@@ -375,7 +401,8 @@ begin
         values (p_shard, p_lane, p_cycle + 1, now() + p_lease, h_run || n_run, h_frame || n_frame, h_node || n_node, h_kind || n_kind,
             h_attempt || n_attempt,
             h_claimed || array_fill(now(), array[v_kept]) || array_fill(v_claimed, array[coalesce(cardinality(n_run), 0)]))
-        returning v_kept > 0 and exists (select from closed x where x.shard = p_shard and x.run_id = any (h_run)) into v_met;
+        returning v_kept > 0 and exists (select from closed x where x.shard = p_shard and x.run_id = any (h_run)),
+            v_kept > 0 and exists (select from pauses x where x.shard = p_shard and x.run_id = any (h_run)) into v_met, v_paused;
         if p_worker is not null then
             insert into worker_lanes (shard, lane_id, worker_id) values (p_shard, p_lane, p_worker) on conflict (shard, lane_id) do nothing;
         end if;
@@ -398,6 +425,12 @@ begin
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
                 x.close_id, null::timestamptz, null::smallint, null::text, null::text
             from closed x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
+    end if;
+    if v_paused then
+        return query
+            select 'p', x.run_id, null::int, null::int, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
+                null::bigint, null::timestamptz, null::smallint, null::text, null::text
+            from pauses x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
     end if;
     if p_look then
         return query

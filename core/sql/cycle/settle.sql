@@ -41,7 +41,9 @@ begin
               where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
         continue when v_closes is null;
         v_frames := null;
-        if 0 <> all (v_closed) then
+        if 0 = any (v_closed) then
+            delete from pauses x where x.shard = p_shard and x.run_id = q.run_id;
+        else
             select array_agg(x.frame) into v_frames from frames x
             where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed);
             v_frames := coalesce(v_frames, v_closed);

@@ -6,6 +6,11 @@ with policies as (
     -- the nodes of bodies too, however deep
     cross join lateral jsonb_path_query(v.definition, 'strict $.**.nodes[*] ? (@.id.type() == "string" && @.retry.max_attempts.type() == "number")', silent => true) d(node)
     group by v.version_id, d.node ->> 'id'
+), unbounded as (
+    -- they pause the run instead of giving up, and begin anew when it is resumed
+    select v.version_id, d.node ->> 'id' as id
+    from longshore.workflow_versions v
+    cross join lateral jsonb_path_query(v.definition, 'strict $.**.nodes[*] ? (@.id.type() == "string" && @.retry.give_up == "pause")', silent => true) d(node)
 ), failed as (
     select a.shard, a.run_id, a.frame, a.node, count(*) as times
     from longshore.execution_step_attempts a
@@ -19,5 +24,6 @@ with policies as (
     left join policies p on p.version_id = n.version_id and p.id = n.id
     cross join lateral (select case when n.type in ('parallel', 'foreach', 'while', 'if', 'switch', 'try') then 1 else 3 end) u (max_attempts)
     where f.times > coalesce(p.max_attempts, u.max_attempts)
+      and not exists (select from unbounded b where b.version_id = n.version_id and b.id = n.id)
 )
 select (select count(*) from broken) as found, array(select b.example from broken b order by b.example limit 5) as examples

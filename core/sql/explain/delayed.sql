@@ -1,17 +1,17 @@
 -- Step jobs of a run that are due later, the first due first, each with the step's last recorded attempt.
 --   $1 shard   $2 run id   $3 how many to show
 with mine as materialized (
-    select s.due_at, s.seq, s.queue_id, s.version_id, s.frame, s.node, s.kind, s.attempt
+    select s.due_at, s.seq, s.queue_id, s.version_id, s.frame, s.node, s.kind, s.attempt, s.parked
     from longshore.step_delayed s
     where s.shard = $1 and s.run_id = $2 and s.node <> -9        -- the time of a wait is told with the wait
 ), shown as materialized (
-    select m.due_at, m.seq, m.queue_id, m.version_id, m.frame, m.node, m.kind, m.attempt
+    select m.due_at, m.seq, m.queue_id, m.version_id, m.frame, m.node, m.kind, m.attempt, m.parked
     from mine m
     order by m.due_at, m.seq
     limit $3
 )
 select (select count(*) from mine) as total,
-    m.frame, m.kind, m.attempt, m.due_at,
+    m.frame, m.kind, m.attempt, m.due_at, m.parked,
     coalesce(n.id, (array['(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)', '(failed iterations)', '(end)', '(start)'])[m.node + 10], '(node ' || m.node || ')') as node,
     case when m.kind = 0 then n.handler end as handler,
     coalesce(q.name, '(queue ' || m.queue_id || ')') as queue,

@@ -7,8 +7,10 @@ select now() as now, w.name as workflow, v.version, r.version_id,
             or exists (select from longshore.lanes l where l.shard = $1 and $2 = any (l.run_ids)) then 'running'
         else 'queued'
     end as state,
-    r.created_at, r.run_at, r.finished_at, r.error
+    r.created_at, r.run_at, r.finished_at, r.error,
+    case when r.state = 2 then p.paused_at end as paused_at, case when r.state = 2 then p.why end as paused_because
 from longshore.workflow_runs r
 join longshore.workflow_versions v on v.version_id = r.version_id
 join longshore.workflows w on w.workflow_id = r.workflow_id
+left join longshore.pauses p on p.shard = r.shard and p.run_id = r.run_id
 where r.shard = $1 and r.run_id = $2

@@ -43,6 +43,7 @@ begin
         delete from step_waiting w where w.shard = p_shard and w.run_id = v_run;
         delete from execution_context_snapshots x where x.shard = p_shard and x.run_id = v_run;
         delete from context_heads h where h.shard = p_shard and h.run_id = v_run;
+        delete from pauses x where x.shard = p_shard and x.run_id = v_run;
         delete from signals s where s.shard = p_shard and s.run_id = v_run;
         delete from frames f where f.shard = p_shard and f.run_id = v_run;
     end loop;

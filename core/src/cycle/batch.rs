@@ -246,6 +246,10 @@ pub struct Batch {
     pub wakes: Vec<Wake>,
     /// Waits whose attempt ends here.
     pub waited: Vec<StepRef>,
+    /// Runs that are paused here, and why; each is among `endings`, too.
+    pub pauses: Vec<(Uuid, Payload)>,
+    /// Step jobs of paused runs.
+    pub parked: Vec<HeldStep>,
     /// Changes of contexts.
     pub contexts: Vec<ContextWrite>,
     /// What to claim.
@@ -280,6 +284,8 @@ impl Batch {
         self.frame_endings.sort_by_key(|e| (e.run_id, e.frame));
         self.waiting.sort_by_key(|wait| wait.key);
         self.contexts.sort_by_key(|write| write.run_id);
+        self.pauses.sort_by_key(|(run_id, _)| *run_id);
+        self.parked.sort_by_key(|step| step.run_id);
         self.waited.sort_unstable();
         self.waited.dedup();
         self.ended_runs.sort_unstable();

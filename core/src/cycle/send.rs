@@ -29,9 +29,22 @@ fn windows(joins: &[JoinArrival], field: impl Fn(&Bounds) -> i32) -> Option<Vec<
     any.then(|| joins.iter().map(|join| join.bounds.as_ref().map_or(0, &field)).collect())
 }
 
-/// What concerns frames, waits and contexts; null where nothing does.
+/// What concerns frames, waits, contexts and pauses; null where nothing does.
 fn frames(batch: &Batch) -> Option<serde_json::Value> {
-    let Batch { frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, contexts, .. } = batch;
+    let Batch {
+        frames,
+        frame_endings,
+        chunks,
+        opened,
+        forgotten_passes,
+        waiting,
+        wakes,
+        waited,
+        contexts,
+        pauses,
+        parked,
+        ..
+    } = batch;
     let no_frames = frames.is_empty() && frame_endings.is_empty() && chunks.is_empty() && opened.is_empty();
     if no_frames
         && forgotten_passes.is_empty()
@@ -39,6 +52,8 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         && wakes.is_empty()
         && waited.is_empty()
         && contexts.is_empty()
+        && pauses.is_empty()
+        && parked.is_empty()
     {
         return None;
     }
@@ -91,7 +106,16 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         }),
         None => json!({"run": write.run_id}),
     };
+    let pause = |(run, why): &(Uuid, Payload)| json!({"run": run, "why": why.as_str()});
+    let park = |step: &HeldStep| {
+        json!({
+            "run": step.run_id, "version": step.version_id, "frame": step.frame, "node": step.node, "kind": step.kind.code(), "attempt": step.attempt,
+            "failed": step.failed, "lost": step.lost, "queue": step.queue_id, "priority": step.queue_priority(),
+        })
+    };
     Some(json!({
+        "pause": pauses.iter().map(pause).collect::<Vec<_>>(),
+        "park": parked.iter().map(park).collect::<Vec<_>>(),
         "context": contexts.iter().map(context).collect::<Vec<_>>(),
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
@@ -239,6 +263,7 @@ fn read_passed(rows: &[PgRow]) -> Result<Passed, sqlx::Error> {
                 close_id: row.try_get("seq")?,
                 frame: row.try_get::<Option<i32>, _>("frame")?.unwrap_or(0),
             }),
+            "p" => passed.paused.push(row.try_get("run_id")?),
             _ => {}
         }
     }

@@ -16,7 +16,7 @@ use super::{
     MilestoneDefinition, NodeDefinition, NodeType, On, OnError, WaitDefinition,
 };
 use crate::payload::{self, Payload};
-use crate::retry::RetryPolicy;
+use crate::retry::{GiveUp, RetryPolicy};
 use crate::state::RunState;
 use fields::{Fields, Reading};
 
@@ -306,7 +306,7 @@ fn rule(name: &str, fields: &Fields<'_, '_>) -> Option<JoinRule> {
 }
 
 fn retry(fields: &mut Fields<'_, '_>) -> Option<RetryPolicy> {
-    let known = ["max_attempts", "initial", "factor", "max", "jitter", "total", "retry_on"];
+    let known = ["max_attempts", "initial", "factor", "max", "jitter", "total", "retry_on", "give_up"];
     let mut fields = fields.inner("retry", &known)?;
     let found = fields.reading.problems.len();
     let usual = RetryPolicy::default();
@@ -321,6 +321,14 @@ fn retry(fields: &mut Fields<'_, '_>) -> Option<RetryPolicy> {
         jitter: fields.number("jitter").unwrap_or(usual.jitter),
         total: fields.duration("total"),
         retry_on: fields.texts("retry_on"),
+        give_up: match fields.text("give_up").as_deref() {
+            None | Some("fail") => GiveUp::Fail,
+            Some("pause") => GiveUp::Pause,
+            Some(_) => {
+                fields.wrong("give_up", "there is no such end", "use \"fail\" or \"pause\"");
+                GiveUp::Fail
+            }
+        },
     };
     if fields.reading.problems.len() == found {
         for (field, message, fix) in policy.validate() {

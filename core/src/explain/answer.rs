@@ -91,7 +91,7 @@ pub enum Delay {
     Timeout,
     /// A worker that does not know the handler put it back.
     PutBack,
-    /// The run is paused: a worker looks at the step again then.
+    /// The run is paused: it is due when that is resumed.
     Paused,
 }
 
@@ -229,6 +229,10 @@ pub struct Explanation {
     pub finished_at: Option<DateTime<Utc>>,
     /// Its error, once failed or canceled; the error names its node.
     pub error: Option<Value>,
+    /// Since when it is paused.
+    pub paused_at: Option<DateTime<Utc>>,
+    /// Why: the `reason` of an operator, or the error of the step that had no attempt left.
+    pub paused_because: Option<Value>,
     /// Live, and nothing holds it: a broken promise.
     pub stuck: bool,
     /// Where a stuck run broke off: nodes that should have a step by now.

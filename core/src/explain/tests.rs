@@ -96,6 +96,8 @@ fn explanation() -> Explanation {
         run_at: None,
         finished_at: None,
         error: None,
+        paused_at: None,
+        paused_because: None,
         stuck: false,
         lost: Vec::new(),
         ready: Vec::new(),

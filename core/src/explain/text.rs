@@ -27,7 +27,15 @@ impl Display for Explanation {
             None => {
                 let age = span(self.created_at, *now);
                 match self.state {
-                    RunState::Paused => write!(f, "paused, started {age} ago; its steps wait until it is resumed")?,
+                    RunState::Paused => {
+                        let since = span(self.paused_at.unwrap_or(*now), *now);
+                        write!(f, "paused {since} ago, started {age} ago; its steps wait until it is resumed")?;
+                        match self.paused_because.as_ref().map(|why| (why, why.get("reason").and_then(Value::as_str))) {
+                            Some((_, Some(reason))) => write!(f, " ({reason})")?,
+                            Some((error, None)) => write!(f, " ({})", Error(error))?,
+                            None => {}
+                        }
+                    }
                     state => write!(f, "{state}, started {age} ago")?,
                 }
                 let (ready, delayed, held) = (self.ready_total, self.delayed_total, self.held_total);
@@ -147,7 +155,9 @@ impl Display for Line<'_, Delayed> {
         let Self(step, now) = self;
         let work = if step.work == Work::Wake { Work::Run } else { step.work };
         let what = what(&place(&step.node, step.frame, step.within.as_deref()), work, step.attempt);
-        if step.due_at <= *now {
+        if step.delay == Delay::Paused {
+            write!(f, "delayed: {what}")?;
+        } else if step.due_at <= *now {
             let late = span(step.due_at, *now);
             write!(f, "delayed: {what} was due {late} ago: any live worker makes it ready")?;
         } else {

@@ -155,6 +155,7 @@ impl Lane {
         new.extend(self.admit(claimed.into_iter().map(|(claimed, _)| claimed).collect()).await);
         self.heed(&passed.closings);
         for held in &mut new {
+            held.paused |= passed.paused.contains(&held.step.run_id);
             // its run was closed while the cycle that keeps it was under way
             held.live &= !passed
                 .closings
@@ -179,8 +180,11 @@ impl Lane {
             .filter(|claimed| claimed.run_state.is_none_or(RunState::has_ended))
             .map(|claimed| claimed.step.key())
             .collect();
+        let of_paused = listed.iter().filter(|claimed| claimed.run_state == Some(RunState::Paused));
+        let paused: HashSet<Uuid> = of_paused.map(|claimed| claimed.step.run_id).collect();
         for held in &mut kept {
             held.live = !ended.contains(&held.step.key());
+            held.paused = paused.contains(&held.step.run_id);
             // what the lost answer said of closings is read again with the frames
             held.values.frames = Arc::default();
         }
@@ -244,7 +248,7 @@ impl Lane {
             }
         }
         for ending in &plan.batch.endings {
-            if !passed.already_ended.contains(&ending.run_id) {
+            if ending.state.has_ended() && !passed.already_ended.contains(&ending.run_id) {
                 let took = run_id_time(ending.run_id).and_then(|started| (passed.at - started).to_std().ok());
                 self.shared.metrics.run_ended(&ending.workflow, ending.state, took);
             }

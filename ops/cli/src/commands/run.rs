@@ -1,5 +1,6 @@
 //! `longshore run`: start runs, look at them, send them signals, cancel them, and ask why one is not finished.
 
+mod chosen;
 mod context;
 mod watch;
 
@@ -14,13 +15,14 @@ use longshore_core::{
     inspect::{self, AttemptView, Filter, RunSummary, RunView, StepView},
     state::RunState,
 };
-use longshore_enqueuer::{Canceled, Enqueuer, Error};
+use longshore_enqueuer::{Canceled, Enqueuer, Error, Switched};
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::table::{table, time};
 use crate::Global;
+use chosen::{Chosen, Done};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -41,10 +43,23 @@ pub(crate) enum Command {
         /// The run's id
         run: Uuid,
     },
-    /// Cancel a run: nothing of it starts any more
+    /// Pause runs: what is running ends, and nothing starts until they are resumed
+    Pause {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Why, for people
+        #[arg(long, default_value = "paused by an operator")]
+        reason: String,
+    },
+    /// Let paused runs go on
+    Resume {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+    /// Cancel runs: nothing of them starts any more
     Cancel {
-        /// The run's id
-        run: Uuid,
+        #[command(flatten)]
+        chosen: Chosen,
         /// Why, for people
         #[arg(long, default_value = "canceled by an operator")]
         reason: String,
@@ -149,13 +164,6 @@ struct Shown {
 }
 
 #[derive(Serialize)]
-struct CanceledRun {
-    run_id: Uuid,
-    state: RunState,
-    changed: bool,
-}
-
-#[derive(Serialize)]
 struct Answer {
     run_id: Uuid,
     query: String,
@@ -175,7 +183,9 @@ impl Command {
             Self::List(list) => list.run(global).await,
             Self::Show { run, attempts } => show(global, run, attempts).await,
             Self::Watch { run } => watch::watch(global, run).await,
-            Self::Cancel { run, reason } => cancel(global, run, reason).await,
+            Self::Pause { chosen, reason } => pause(global, &chosen, &reason).await,
+            Self::Resume { chosen } => resume(global, &chosen).await,
+            Self::Cancel { chosen, reason } => cancel(global, &chosen, &reason).await,
             Self::Signal { run, name, payload, key } => signal(global, run, &name, payload, key).await,
             Self::Query { run, name } => {
                 let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
@@ -304,20 +314,50 @@ impl Shown {
     }
 }
 
-async fn cancel(global: &Global, run_id: Uuid, reason: String) -> Result<()> {
+async fn cancel(global: &Global, chosen: &Chosen, reason: &str) -> Result<()> {
     let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
-    let (state, changed) = match enqueuer.cancel(run_id).reason(reason).await.map_err(refusal)? {
-        Canceled::Canceled => (RunState::Canceled, true),
-        Canceled::AlreadyEnded(RunState::Canceled) => (RunState::Canceled, false),
-        Canceled::AlreadyEnded(state) => {
-            return Err(Exit::Conflict.error(format!("run {run_id} had {state} before it could be canceled")));
-        }
-        Canceled::NotFound => return Err(missing(run_id)),
+    let each = async |run_id: Uuid| {
+        let (changed, said) = match enqueuer.cancel(run_id).reason(reason).await.map_err(refusal)? {
+            Canceled::Canceled => (true, format!("run {run_id} is canceled")),
+            Canceled::AlreadyEnded(RunState::Canceled) => (false, format!("run {run_id} was canceled before")),
+            Canceled::AlreadyEnded(state) => {
+                return Err(Exit::Conflict.error(format!("run {run_id} had {state} before it could be canceled")));
+            }
+            Canceled::NotFound => return Err(missing(run_id)),
+        };
+        Ok(Done { run_id, state: Some(RunState::Canceled), changed, said })
     };
-    global.output.print(&CanceledRun { run_id, state, changed }, |run| match run.changed {
-        true => format!("run {run_id} is canceled"),
-        false => format!("run {run_id} was canceled before"),
-    })
+    chosen.each(global, None, each).await
+}
+
+async fn pause(global: &Global, chosen: &Chosen, reason: &str) -> Result<()> {
+    let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+    let each = async |run_id: Uuid| {
+        let switched = enqueuer.pause(run_id, reason).await.map_err(refusal)?;
+        done(run_id, RunState::Paused, switched, ["is paused", "was paused before"])
+    };
+    chosen.each(global, Some(RunState::Running), each).await
+}
+
+async fn resume(global: &Global, chosen: &Chosen) -> Result<()> {
+    let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+    let each = async |run_id: Uuid| {
+        let switched = enqueuer.resume(run_id).await.map_err(refusal)?;
+        done(run_id, RunState::Running, switched, ["goes on", "was not paused"])
+    };
+    chosen.each(global, Some(RunState::Paused), each).await
+}
+
+fn done(run_id: Uuid, state: RunState, switched: Switched, words: [&str; 2]) -> Result<Done> {
+    let (changed, word) = match switched {
+        Switched::Changed => (true, words[0]),
+        Switched::Already => (false, words[1]),
+        Switched::AlreadyEnded(state) => {
+            return Err(Exit::Conflict.error(format!("run {run_id} has {state} already")));
+        }
+        Switched::NotFound => return Err(missing(run_id)),
+    };
+    Ok(Done { run_id, state: Some(state), changed, said: format!("run {run_id} {word}") })
 }
 
 async fn signal(global: &Global, run_id: Uuid, name: &str, payload: Option<String>, key: Option<String>) -> Result<()> {
