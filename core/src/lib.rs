@@ -40,6 +40,7 @@ pub mod migrate;
 pub mod notify;
 pub mod pacing;
 pub mod prune;
+pub mod rerun;
 pub mod results;
 pub mod run;
 pub mod sample;

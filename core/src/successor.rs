@@ -3,6 +3,8 @@
 //! An ended node sends a token along each outgoing edge, taken or not taken. Nodes with one edge are decided here,
 //! and skipping spreads here; tokens for joins are added up and given to storage, which counts.
 
+pub(crate) mod replay;
+
 use std::collections::BTreeMap;
 
 use crate::error::StepError;

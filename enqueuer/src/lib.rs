@@ -38,6 +38,7 @@
 
 mod cancel;
 mod pause;
+mod rerun;
 mod signal;
 mod start;
 mod versions;
@@ -55,8 +56,10 @@ use uuid::Uuid;
 
 pub use cancel::Cancel;
 pub use longshore_core::error::StepError;
+pub use longshore_core::rerun::{Error as RerunError, Plan, Version};
 pub use longshore_core::run::{Canceled, Error, Run, Switched};
 pub use longshore_core::state::RunState;
+pub use rerun::Rerun;
 pub use signal::SendSignal;
 pub use start::{NewRun, StartMany, StartRun, Started};
 pub use wait::Wait;

@@ -219,8 +219,10 @@ begin
             insert into context_heads as h (shard, run_id, n) values (p_shard, q.run, 1)
             on conflict (shard, run_id) do update set n = h.n + 1 returning h.n into v_n;
             if v_n = 1 then
+                -- a run that took over from another has one
                 insert into execution_context_snapshots (shard, run_id, n, reason, context)
-                values (p_shard, q.run, 0, 1, coalesce((select v.definition -> 'context' from workflow_versions v where v.version_id = q.version), '{}'));
+                values (p_shard, q.run, 0, 1, coalesce((select v.definition -> 'context' from workflow_versions v where v.version_id = q.version), '{}'))
+                on conflict (shard, run_id, n) do nothing;
             end if;
             -- a statement of its own: it sees what the one above waited for
             insert into execution_context_snapshots (shard, run_id, n, reason, frame, node, attempt, context)

@@ -23,7 +23,7 @@ with policies as (
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = f.node
     left join policies p on p.version_id = n.version_id and p.id = n.id
     cross join lateral (select case when n.type in ('parallel', 'foreach', 'while', 'if', 'switch', 'try') then 1 else 3 end) u (max_attempts)
-    where f.times > coalesce(p.max_attempts, u.max_attempts)
+    where f.times > coalesce(p.max_attempts, u.max_attempts) * (1 + r.retries)     -- a run that is tried again begins anew
       and not exists (select from unbounded b where b.version_id = n.version_id and b.id = n.id)
 )
 select (select count(*) from broken) as found, array(select b.example from broken b order by b.example limit 5) as examples

@@ -2,6 +2,7 @@
 
 mod chosen;
 mod context;
+mod rerun;
 mod watch;
 
 use std::{io::Read, path::PathBuf};
@@ -55,6 +56,31 @@ pub(crate) enum Command {
     Resume {
         #[command(flatten)]
         chosen: Chosen,
+    },
+    /// Go on with runs that failed or were canceled, from there
+    Retry {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Say what would run and what is taken as it is, and do nothing
+        #[arg(long)]
+        plan: bool,
+    },
+    /// A new run that takes over what a run gave, but for a node and all that comes after it
+    Rerun {
+        /// The run's id
+        run: Uuid,
+        /// The node that runs again
+        #[arg(long, value_name = "NODE")]
+        from: String,
+        /// Another input as JSON [default: that of the run]
+        #[arg(long, value_name = "JSON")]
+        input: Option<String>,
+        /// Another version, or `latest` [default: that of the run]
+        #[arg(long)]
+        version: Option<String>,
+        /// Say what would run and what is taken as it is, and do nothing
+        #[arg(long)]
+        plan: bool,
     },
     /// Cancel runs: nothing of them starts any more
     Cancel {
@@ -185,6 +211,10 @@ impl Command {
             Self::Watch { run } => watch::watch(global, run).await,
             Self::Pause { chosen, reason } => pause(global, &chosen, &reason).await,
             Self::Resume { chosen } => resume(global, &chosen).await,
+            Self::Retry { chosen, plan } => rerun::retry(global, &chosen, plan).await,
+            Self::Rerun { run, from, input, version, plan } => {
+                rerun::rerun(global, run, &from, input.as_deref(), version.as_deref(), plan).await
+            }
             Self::Cancel { chosen, reason } => cancel(global, &chosen, &reason).await,
             Self::Signal { run, name, payload, key } => signal(global, run, &name, payload, key).await,
             Self::Query { run, name } => {
