@@ -16,7 +16,9 @@ use self::joins::Arrived;
 use crate::cycle::{Batch, Due, EndedAttempt, RunEnding};
 use crate::error::{self, StepError};
 use crate::frame::Opening;
-use crate::graph::{Announcement, END, GivesUp, Node, NodeKind, NodeNumber, NodeResult, START, Termination, Values, Verdict};
+use crate::graph::{
+    Announcement, END, GivesUp, Node, NodeKind, NodeNumber, NodeResult, START, Termination, Values, Verdict,
+};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
 use crate::retry::{Retry, RetryPolicy};
