@@ -22,7 +22,7 @@ const PATTERNS: [&str; 9] = ["flop", "fl*p", "e_*", "*one", "permanent", "retrya
 /// A random program.
 pub fn program(random: &mut StdRng) -> Body {
     let mut maker = Maker { random, left: 0, count: 0, waits: 0 };
-    maker.left = maker.random.random_range(3..16);
+    maker.left = maker.random.random_range(3..22);
     maker.body(0, &Sight::default(), false)
 }
 
@@ -179,17 +179,17 @@ impl Maker<'_> {
         }
         let own = Sight { input: true, ..sight.clone() };
         match self.random.random_range(0..100) {
-            0..35 => self.task(&mut node),
-            35..43 => node.kind = Kind::Set(self.giving(&own)),
-            43..47 => node.kind = Kind::Fail(self.one_of(&NAMES).to_owned()),
-            47 if depth > 0 || self.chance(50) => {
+            0..28 => self.task(&mut node),
+            28..36 => node.kind = Kind::Set(self.giving(&own)),
+            36..39 => node.kind = Kind::Fail(self.one_of(&NAMES).to_owned()),
+            39 if depth > 0 || self.chance(50) => {
                 node.kind = Kind::Terminate(match self.random.random_range(0..3) {
                     0 => Termination::Completed(self.giving(&own)),
                     1 => Termination::Failed("ended".to_owned()),
                     _ => Termination::Canceled,
                 });
             }
-            48..54 => self.wait(&mut node, sight),
+            40..48 => self.wait(&mut node, sight),
             _ if depth >= DEPTH || self.left == 0 => self.task(&mut node),
             _ => self.block(&mut node, depth, &own),
         }

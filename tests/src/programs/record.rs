@@ -96,6 +96,22 @@ impl Record {
         bodies.into_iter().flatten().filter(|frame| !frame.whole).collect()
     }
 
+    /// All frames around this one are there. (What is below a pass that was not kept may stay where it was being settled.)
+    pub fn leads_to_the_run(&self, frame: i32) -> bool {
+        let above = |frame: i32| {
+            let mut all = self.frames.iter();
+            all.find(|(_, frames)| frames.iter().any(|other| other.frame == frame)).map(|((parent, ..), _)| *parent)
+        };
+        let mut at = frame;
+        while at != 0 {
+            match above(at) {
+                Some(parent) => at = parent,
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// Lines that show it all.
     pub fn lines(&self) -> String {
         let mut lines = format!("state {} output {:?} error {:?}\n", self.state, self.output, self.error);
