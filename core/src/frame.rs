@@ -251,6 +251,11 @@ impl Graph {
     /// How a block that runs its bodies at once ends when enough of them have, or all: its output, or why it failed after all.
     pub fn collect(&self, whole: &FrameFacts, children: &[Child]) -> Result<Payload, StepError> {
         let (_, block) = self.block(whole.block)?;
+        // the last to end may be one too many that failed: then both counts are full at once, and this one may be heard first
+        let failed = children.iter().filter(|child| matches!(child.result, Some(Err(_)))).count();
+        if whole.bounds.is_some_and(|bounds| bounds.need == 0 && count(failed) > bounds.tolerated) {
+            return Err(self.too_many_failed(whole, children));
+        }
         match &block.kind {
             BlockKind::Parallel { names, need, .. } => {
                 if *need == 0

@@ -1,4 +1,4 @@
-//! Engines with a rule left out, each by an edit of the cycle's text as it is installed (one of them lives in `longshore_core::broken`). The checker must
+//! Engines with a rule left out, each by an edit of a function's text as it is installed (one of them lives in `longshore_core::broken`). The checker must
 //! find every one of them out.
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +15,10 @@ pub(crate) enum Broken {
     UnlockedJoin,
     /// Successors are written in a second transaction.
     SecondTransaction,
+    /// Whoever saw a signal takes it, though another has.
+    SignalTwice,
+    /// Nobody is told of a signal.
+    Deaf,
 }
 
 /// The edits: what is there, and what takes its place.
@@ -41,18 +45,26 @@ const UNLOCKED_JOIN: &[(&str, &str)] = &[
     ),
 ];
 
+const SIGNAL_TWICE: &[(&str, &str)] =
+    &[("and s.signal_id = q.signal and s.taken_at is null;", "and s.signal_id = q.signal;")];
+
+const DEAF: &[(&str, &str)] =
+    &[("    if found then\n        insert into step_ready", "    if false then\n        insert into step_ready")];
+
 impl Broken {
     /// Install it.
     pub(crate) async fn install(self, session: &mut PgConnection) -> Result<()> {
-        let edits = match self {
-            Self::Unfenced => UNFENCED,
-            Self::UnlockedJoin => UNLOCKED_JOIN,
+        let (name, edits) = match self {
+            Self::Unfenced => ("cycle_2", UNFENCED),
+            Self::UnlockedJoin => ("cycle_2", UNLOCKED_JOIN),
             Self::SecondTransaction => return Ok(()),
+            Self::SignalTwice => ("cycle_2", SIGNAL_TWICE),
+            Self::Deaf => ("signal", DEAF),
         };
-        let cycle = FUNCTIONS.iter().find(|function| function.name == "cycle_2").context("there is no cycle")?;
-        let mut text = cycle.text.to_owned();
+        let function = FUNCTIONS.iter().find(|function| function.name == name).context("there is no such function")?;
+        let mut text = function.text.to_owned();
         for (there, instead) in edits {
-            ensure!(text.contains(there), "the cycle's text has changed: {there}");
+            ensure!(text.contains(there), "the text of {name} has changed: {there}");
             text = text.replace(there, instead);
         }
         sqlx::raw_sql(&text).execute(session).await?;

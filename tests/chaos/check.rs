@@ -17,10 +17,12 @@ pub(crate) type Violations = Vec<String>;
 const TABLES: &str = "
     create schema if not exists chaos;
     drop table if exists chaos.started, chaos.rolled_back, chaos.canceled, chaos.began, chaos.carried, chaos.gave, chaos.killed, chaos.skips,
-        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails;
+        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails, chaos.sent, chaos.unsent;
     create table chaos.started (run_id uuid, kind text, x bigint, key text);
     create table chaos.rolled_back (run_id uuid);
     create table chaos.canceled (run_id uuid, at timestamptz);
+    create table chaos.sent (run_id uuid, token text, id bigint, key text);
+    create table chaos.unsent (run_id uuid, token text);
     create table chaos.began (run_id uuid, frame int, node_id text, attempt int, mark uuid, pid bigint);
     create table chaos.carried (run_id uuid, frame int, node_id text, attempt int, mark uuid);
     create table chaos.gave (run_id uuid, frame int, node_id text, attempt int, mark uuid);
@@ -36,6 +38,7 @@ const INDEXES: &str = "
     create index on chaos.gave (run_id, frame, node_id, attempt);
     create index on chaos.carried (run_id, frame, node_id, attempt);
     create index on chaos.started (run_id);
+    create index on chaos.sent (run_id);
     analyze;";
 
 /// Lay the ledger beside the tables.
@@ -98,6 +101,8 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
     let (mut runs, mut kinds, mut xs, mut keys) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut rolled_back, mut canceled, mut canceled_at, mut killed, mut killed_at) =
         (Vec::new(), Vec::new(), Vec::<Option<DateTime<Utc>>>::new(), Vec::<i64>::new(), Vec::new());
+    let (mut sent, mut tokens, mut ids, mut sent_keys) = (Vec::new(), Vec::new(), Vec::<i64>::new(), Vec::new());
+    let (mut unsent, mut unsent_tokens) = (Vec::new(), Vec::new());
     for entry in ledger {
         match entry {
             Entry::Started { run, kind, x, key } => {
@@ -114,6 +119,16 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
             Entry::Canceled { run, at } => {
                 canceled.push(*run);
                 canceled_at.push(Some(*at));
+            }
+            Entry::Sent { run, token, id, key } => {
+                sent.push(*run);
+                tokens.push(token.to_string());
+                ids.push(*id);
+                sent_keys.push(key.clone());
+            }
+            Entry::Unsent { run, token } => {
+                unsent.push(*run);
+                unsent_tokens.push(token.to_string());
             }
             Entry::Began { run, frame, node, attempt, mark, inputs, pid } => {
                 began.push((*run, *frame, node, *attempt), *mark, i64::from(*pid));
@@ -137,6 +152,10 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
     sqlx::query(cancel).bind(canceled).bind(canceled_at).execute(&mut *session).await?;
     let kill = "insert into chaos.killed select * from unnest($1::bigint[], $2::timestamptz[])";
     sqlx::query(kill).bind(killed).bind(killed_at).execute(&mut *session).await?;
+    let signals = "insert into chaos.sent select * from unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[])";
+    sqlx::query(signals).bind(sent).bind(tokens).bind(ids).bind(sent_keys).execute(&mut *session).await?;
+    let back = "insert into chaos.unsent select * from unnest($1::uuid[], $2::text[])";
+    sqlx::query(back).bind(unsent).bind(unsent_tokens).execute(&mut *session).await?;
     for (table, columns, pids) in [("began", began, true), ("carried", carried, false), ("gave", gave, false)] {
         let pid = if pids { ", $6::bigint[]" } else { "" };
         let sql = format!(
@@ -157,6 +176,41 @@ const CHECKS: &[(&str, &str)] = &[
         where not exists (select from longshore.workflow_runs r where r.shard = 0 and r.run_id = s.run_id)"),
     ("a start that was rolled back does not exist", "
         select format('run %s', b.run_id) from chaos.rolled_back b join longshore.workflow_runs r using (run_id)"),
+    ("an acknowledged signal exists once", "
+        select format('run %s signal %s, key %s: there %s times', s.run_id, s.id, s.key, g.there)
+        from chaos.sent s
+        cross join lateral (
+            select count(*) filter (where g.signal_id = s.id and g.key is not distinct from s.key) as there,
+                count(*) filter (where coalesce(g.payload ->> 'token', g.payload ->> 'answer') = s.token) as carried
+            from longshore.signals g where g.shard = 0 and g.run_id = s.run_id) g
+        where g.there <> 1 or g.carried > 1 or s.key is null and g.carried <> 1"),
+    ("a signal that was rolled back does not exist", "
+        select format('run %s token %s', b.run_id, b.token) from chaos.unsent b
+        join longshore.signals g on g.shard = 0 and g.run_id = b.run_id and coalesce(g.payload ->> 'token', g.payload ->> 'answer') = b.token"),
+    ("a key names one signal of its run", "
+        select format('run %s key %s: signals %s', run_id, key, array_agg(distinct id)) from chaos.sent where key is not null
+        group by run_id, key having count(distinct id) > 1"),
+    ("a taken signal is the output of the step that took it, and of no other", "
+        select format('run %s signal %s, taken by frame %s node %s, is the output of %s', g.run_id, g.signal_id, g.taken_frame, g.taken_node, a.steps)
+        from longshore.signals g
+        join longshore.workflow_runs r using (run_id)
+        cross join lateral (
+            select coalesce(array_agg((a.frame, a.node)::text), '{}') as steps, count(*) as outputs,
+                count(*) filter (where (a.frame, a.node) = (g.taken_frame, g.taken_node)) as own
+            from longshore.execution_step_attempts a
+            join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
+            where a.shard = 0 and a.run_id = g.run_id and a.outcome = 1
+              and coalesce(a.output -> 'payload' ->> 'token', a.output ->> 'answer') = coalesce(g.payload ->> 'token', g.payload ->> 'answer')) a
+        where a.outputs > 1 or a.own <> a.outputs or (r.state = 3 and a.outputs <> (g.taken_at is not null and g.refused is null)::int)"),
+    ("an approval was answered by someone who may, and all other answers that it took were refused", "
+        select format('run %s signal %s: %s, refused: %s', g.run_id, g.signal_id, g.payload, g.refused)
+        from longshore.signals g where g.name = 'approval:boss' and g.taken_at is not null and (g.payload ->> 'by' = 'ann') <> (g.refused is null)"),
+    ("a wait that nothing was sent to ends when its time is over, and not before", "
+        select format('run %s, after %s: %s', a.run_id, a.finished_at - a.claimed_at, a.error)
+        from longshore.execution_step_attempts a
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type = 'wait'
+        where a.outcome = 2 and (a.error ->> 'kind' <> 'timeout' or a.finished_at - a.claimed_at < interval '250 ms')"),
     ("a key names one run", "
         select format('key %s: runs %s', key, array_agg(distinct run_id)) from chaos.started where key is not null
         group by key having count(distinct run_id) > 1"),
@@ -348,6 +402,25 @@ pub(crate) async fn priorities(session: &mut PgConnection) -> Result<Violations>
             window claims as (order by a.claimed_at)) t
         where before > priority or before = priority and created_before > created_at";
     Ok(sqlx::query_scalar(sql).fetch_all(session).await?)
+}
+
+/// Waits that a signal is there for although nothing looks for it: no moment may show one.
+pub(crate) async fn unheard(session: &mut PgConnection) -> sqlx::Result<Violations> {
+    let sql = "
+        with looks as (
+            select run_id, frame, node, attempt from longshore.step_ready where node in (-7, -8)
+            union all select run_id, frame, node, attempt from longshore.step_delayed where node in (-7, -8)
+            union all select l.run_id, l.frame, l.node, l.attempt
+                from longshore.lanes b cross join lateral unnest(b.run_ids, b.frames, b.nodes, b.attempts) l(run_id, frame, node, attempt)
+                where l.node in (-7, -8))
+        select format('a wait misses no signal: run %s frame %s node %s waits for %s since %s, sent at %s', w.run_id, w.frame, w.node, g.name, w.since, g.sent_at)
+        from longshore.step_waiting w
+        join longshore.workflow_runs r on r.shard = 0 and r.run_id = w.run_id and r.state = 1
+        join longshore.signals g on g.shard = 0 and g.run_id = w.run_id and g.name = any (w.names) and g.taken_at is null
+        where w.woken_at is null and not w.picky and not exists (select from longshore.closed c where c.run_id = w.run_id)
+          and not exists (select from looks l where l.run_id = w.run_id and (l.node = -7 or l.frame = w.frame and l.attempt = w.node))
+        limit 5";
+    sqlx::query_scalar(sql).fetch_all(session).await
 }
 
 /// Runs and closings that are not done with, and how many attempts are recorded.

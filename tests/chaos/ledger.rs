@@ -23,6 +23,10 @@ pub(crate) enum Entry {
     Canceling { run: Uuid },
     /// A cancel was acknowledged: nothing of the run starts from here on.
     Canceled { run: Uuid, at: DateTime<Utc> },
+    /// A signal was acknowledged: it is there from here on, under this number. Its payload carries the token.
+    Sent { run: Uuid, token: Uuid, id: i64, key: Option<String> },
+    /// A signal was written in a transaction that was rolled back.
+    Unsent { run: Uuid, token: Uuid },
     /// A handler began, with the marks that its input carries.
     Began { run: Uuid, frame: i32, node: String, attempt: i32, mark: Uuid, inputs: Vec<Uuid>, pid: u32 },
     /// The handler is about to give its output, which carries the mark.

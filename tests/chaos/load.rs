@@ -11,9 +11,11 @@ use longshore_enqueuer::{Enqueuer, NewRun};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::PgPool;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
+use crate::signals::{self, Asked, Asking, SENDERS};
 use crate::workload::{self, Kind, X};
 
 /// So many enqueuers write at once.
@@ -31,11 +33,17 @@ pub(crate) struct Load {
     /// Runs that must not outnumber `runs`; counted in Postgres twice a second.
     pub(crate) live: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Runs that are to be sent signals.
+    pub(crate) asking: mpsc::UnboundedSender<Asking>,
 }
 
 /// Enqueue until the load is over.
-pub(crate) async fn enqueue(load: Arc<Load>, seed: u64) -> Result<()> {
+pub(crate) async fn enqueue(load: Arc<Load>, seed: u64, asked: Asked) -> Result<()> {
     let mut tasks = tokio::task::JoinSet::new();
+    let asked = Arc::new(asked);
+    for number in 0..SENDERS {
+        tasks.spawn(signals::send(load.clone(), asked.clone(), StdRng::seed_from_u64(!seed ^ number), number == 0));
+    }
     for number in 0..ENQUEUERS {
         let (load, random) = (load.clone(), StdRng::seed_from_u64(seed ^ number));
         tasks.spawn(async move {
@@ -203,6 +211,9 @@ impl Writer {
             self.started.remove(0);
         }
         self.load.live.fetch_add(1, Ordering::Relaxed);
+        if !workload::signals(kind.name, x).is_empty() {
+            self.load.asking.send(Asking { run, kind: kind.name, x }).ok();
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod member;
 mod partition;
 mod prometheus;
 mod report;
+mod signals;
 mod window;
 mod workload;
 

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::bouncer::Bouncer;
-use crate::check;
+use crate::check::{self, Violations};
 use crate::disk::Disk;
 use crate::faults::{self, Fault, POISON, World};
 use crate::fleet::{Fleet, Launch};
@@ -39,6 +39,9 @@ const SLOTS: u32 = 40;
 
 /// A fleet that has recorded nothing for this long, beyond four leases, will not settle.
 const NO_PROGRESS: Duration = Duration::from_secs(10);
+
+/// How long a look at the waits may take.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Where Debian puts the library that fakes a process's clock.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
@@ -175,6 +178,7 @@ async fn in_folder(
         over: AtomicBool::new(false),
         postgres: Mutex::new(()),
     });
+    let (asking, asked) = tokio::sync::mpsc::unbounded_channel();
     let load = Arc::new(Load {
         pool: database::pool(own, 8).await?,
         kinds: settings.kinds.clone(),
@@ -183,14 +187,15 @@ async fn in_folder(
         over: AtomicBool::new(false),
         live: AtomicU64::new(0),
         refused: AtomicU64::new(0),
+        asking,
     });
     let mut side = JoinSet::new();
     side.spawn(fleet.clone().supervise());
-    side.spawn(load::enqueue(load.clone(), settings.seed));
+    side.spawn(load::enqueue(load.clone(), settings.seed, Mutex::new(asked)));
     load::fill(&load, settings.backlog).await?;
     let began = chrono::Utc::now();
-    let (hits, settled_after) = trouble_and_settle(settings, &world, &load, prometheus.as_ref()).await?;
-    let mut violations = Vec::new();
+    let (hits, settled_after, mut violations) =
+        trouble_and_settle(settings, &world, &load, prometheus.as_ref()).await?;
     if settled_after.is_none() {
         violations.push("the fleet did not settle".to_owned());
     }
@@ -354,13 +359,14 @@ fn launches(
     Ok(launches)
 }
 
-/// The faults, and then the quiet after them. Returns what each hit and how long the fleet took to settle; none when it did not.
+/// The faults, and then the quiet after them. Returns what each hit, how long the fleet took to settle (none when it did not), and the signals that a
+/// wait missed meanwhile.
 async fn trouble_and_settle(
     settings: &Settings,
     world: &Arc<World>,
     load: &Arc<Load>,
     prometheus: Option<&Prometheus>,
-) -> Result<(BTreeMap<String, u32>, Option<f64>)> {
+) -> Result<(BTreeMap<String, u32>, Option<f64>, Violations)> {
     let faults = futures::future::try_join_all(settings.faults.iter().map(|fault| async move {
         Ok::<_, anyhow::Error>((fault.name(), faults::run(*fault, world, settings.seed).await?))
     }));
@@ -370,15 +376,21 @@ async fn trouble_and_settle(
     };
     let window = async {
         let until = Instant::now() + Duration::from_secs(settings.seconds);
+        let mut missed = Violations::new();
         while Instant::now() < until {
             watch().await?;
+            // whatever Postgres says in time; it may be stopped
+            let look = async { check::unheard(&mut world.session().await?).await };
+            if let Ok(Ok(found)) = tokio::time::timeout(LOOK, look).await {
+                missed.extend(found);
+            }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         load.over.store(true, Ordering::SeqCst);
         world.over.store(true, Ordering::SeqCst);
-        Ok(())
+        Ok(missed)
     };
-    let (hits, ()) = tokio::try_join!(faults, window)?;
+    let (hits, missed) = tokio::try_join!(faults, window)?;
     let mut hits: BTreeMap<String, u32> = hits.into_iter().collect();
     world.start_postgres().await?;
     let quiet = Instant::now();
@@ -400,7 +412,7 @@ async fn trouble_and_settle(
     // two scrapes more, so that the last figures are told
     tokio::time::sleep(Duration::from_millis(2500)).await;
     counted(settings, world, &mut hits);
-    Ok((hits, settled))
+    Ok((hits, settled, missed))
 }
 
 /// What the faults hit that are how the fleet was started.

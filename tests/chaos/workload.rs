@@ -179,6 +179,48 @@ fn blocks() -> Vec<Kind> {
     vec![each, wide, spent, passes, race, first, caught, bounded, rescue, nested, again, kept]
 }
 
+/// A node that waits for signals.
+fn wait(id: &str, fields: &Value) -> Value {
+    block(id, "wait", fields)
+}
+
+/// The workflows that wait for signals; what they are sent follows from [`signals`].
+fn waits() -> Vec<Kind> {
+    let steps =
+        |nodes: Vec<Value>| body(&nodes)["edges"].as_array().cloned().map(|edges| (nodes, edges)).unwrap_or_default();
+    let (nodes, edges) = steps(vec![task("a", "ok"), wait("w", &json!({"signals": ["go", "other"]})), task("z", "ok")]);
+    let asked = kind("asked", 5, nodes, edges);
+    // signal and time race each other
+    let raced = kind(
+        "raced",
+        5,
+        vec![wait("w", &json!({"signal": "go", "timeout": "250ms"})), task("next", "ok"), task("late", "ok")],
+        vec![json!(["w", "next"]), json!({"from": "w", "to": "late", "on": "timeout"})],
+    );
+    let approval = json!({"id": "boss", "type": "approval", "approvers": ["ann"], "schema": {"type": "string"}});
+    let (nodes, edges) = steps(vec![approval, task("z", "ok")]);
+    let approved = kind("approved", 4, nodes, edges);
+    let each = json!({"items": "{{ run.input.items }}", "concurrency": 3, "body":
+        body(&[wait("w", &json!({"signal": "item", "match": "signal.payload.item == item"})), of_item("one", "ok")])});
+    let (nodes, edges) = steps(vec![block("items", "foreach", &each), task("z", "ok")]);
+    let answered = kind("answered", 3, nodes, edges);
+    // whoever is first gets the first
+    let each = json!({"items": "{{ run.input.items }}", "body": body(&[wait("w", &json!({"signal": "any"})), of_item("one", "ok")])});
+    let shared = kind("shared", 3, vec![block("items", "foreach", &each)], vec![]);
+    vec![asked, raced, approved, answered, shared]
+}
+
+/// What a run of this kind is sent: names, and payloads beside the token. Each of them may be sent twice, and in any order.
+pub(crate) fn signals(kind: &str, x: i64) -> Vec<(&'static str, Value)> {
+    match kind {
+        "asked" | "raced" => vec![(if x % 3 == 0 && kind == "asked" { "other" } else { "go" }, json!({}))],
+        "approved" => vec![("approval:boss", json!({"by": "ann"})), ("approval:boss", json!({"by": "eve"}))],
+        "answered" => (0..items(x)).map(|item| ("item", json!({"item": item}))).collect(),
+        "shared" => (0..items(x)).map(|_| ("any", json!({}))).collect(),
+        _ => vec![],
+    }
+}
+
 fn tasks_and_doom() -> [Value; 3] {
     [task("b", "ok"), task("d", "doomed"), task("never", "ok")]
 }
@@ -264,6 +306,7 @@ pub(crate) fn kinds() -> Vec<Kind> {
         plain,
     ];
     kinds.extend(blocks());
+    kinds.extend(waits());
     kinds
 }
 
@@ -302,6 +345,7 @@ pub(crate) fn gives_up(kind: &str) -> &'static [&'static str] {
 pub(crate) fn open(kind: &str) -> &'static [&'static str] {
     match kind {
         "bounded" => &["p", "next", "late"],
+        "raced" => &["w", "next", "late"],
         _ => &[],
     }
 }
@@ -309,7 +353,7 @@ pub(crate) fn open(kind: &str) -> &'static [&'static str] {
 /// How many iterations each completed block of this kind made.
 pub(crate) fn iterations(kind: &str, x: i64) -> Vec<(&'static str, i64)> {
     match kind {
-        "each" => vec![("items", items(x))],
+        "each" | "answered" | "shared" => vec![("items", items(x))],
         "wide" => vec![("items", 40)],
         "passes" | "kept" => vec![("loop", passes(x))],
         "nested" => vec![("items", items(x)), ("loop", passes(x))],

@@ -12,6 +12,7 @@ pub mod http;
 pub mod lane;
 pub mod pooler;
 pub mod process;
+pub mod programs;
 pub mod proxy;
 pub mod wire;
 

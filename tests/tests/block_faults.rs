@@ -142,3 +142,20 @@ async fn a_worker_that_leaves_within_a_block_charges_no_attempt() {
     assert_eq!(attempts(&fleet, 1).await, 200 + 40 + 1 + 3);
     fleet.finish().await;
 }
+
+/// What a block came to is said by a step job of its own, which goes with what is around it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_attempt_of_a_block_that_had_ended_when_its_run_was_canceled_is_on_record() {
+    let gate = Gate::default();
+    let (fleet, runs) = in_the_middle(&gate).await;
+    let ended = "update longshore.frames set state = 3, output = '1', finished_at = now() where whole and state = 1";
+    fleet.database.execute(ended).await;
+    for (run, _) in &runs {
+        assert_eq!(run::cancel(&fleet.database.pool, *run, "no longer wanted").await.unwrap(), Canceled::Canceled);
+    }
+    fleet.until("select not exists (select from longshore.closed) and not exists (select from longshore.lanes)").await;
+    for ((run, _), block) in runs.iter().zip(["each", "loop", "tried", "p"]) {
+        assert_eq!(fleet.tries(*run, block).await, ["canceled"]);
+    }
+    fleet.finish().await;
+}

@@ -153,6 +153,28 @@ async fn a_pass_of_a_while_is_given_what_the_last_one_gave() {
     fails(again(json!({"max_iterations": 3})), json!({"n": 0, "until": 5}), "max_iterations").await;
 }
 
+/// Nor are those of blocks within it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_frames_of_a_pass_that_is_not_kept_are_gone() {
+    let each = block("f", "foreach", json!({"items": [1, 2, 3], "body": body(task("t", "echo", json!(1)))}));
+    let pass = json!({"nodes": [each, set("s", json!({"n": "{{ frame.input.n + 1 }}"}))], "edges": [["f", "s"]]});
+    let again = block("l", "while", json!({"when": "input.n < 9", "input": {"n": 0}, "keep": 2, "body": pass}));
+    let mut fleet = TestFleet::publish([workflow(again)]).await;
+    fleet.work(8).await;
+    let (run, output) = fleet.complete("w", json!({})).await;
+    assert_eq!(output, json!({"n": 9}));
+    let kept = "select array_agg(iteration order by iteration) from longshore.frames where run_id = $1 and node = 0 and not whole";
+    let kept: Vec<i32> = fleet.ask(kept, run).await;
+    assert_eq!(kept[kept.len() - 2..], [7, 8]);
+    assert!(kept.len() <= 3, "{kept:?}");
+    let frames: i64 = fleet.ask("select count(*) from longshore.frames where run_id = $1", run).await;
+    assert_eq!(frames, 1 + i64::try_from(kept.len()).unwrap() * 5, "a pass has its frame, its foreach and three items");
+    let chunks: i64 =
+        fleet.ask("select count(distinct frame) from longshore.frame_chunks where run_id = $1", run).await;
+    assert_eq!(chunks, i64::try_from(kept.len()).unwrap());
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_try_catches_what_it_names_and_ends_with_its_finally() {
     let attempt = |name: &str, finally: bool| {

@@ -43,6 +43,16 @@ fn a_successor_written_in_a_second_transaction_is_found_out() {
 }
 
 #[test]
+fn a_signal_that_is_taken_twice_is_found_out() {
+    finds_out("signal-twice", "none", &["a taken signal is the output of the step that took it, and of no other"]);
+}
+
+#[test]
+fn a_signal_that_nobody_is_told_of_is_found_out() {
+    finds_out("deaf", "none", &["a wait misses no signal"]);
+}
+
+#[test]
 fn the_engine_as_it_is_passes_under_the_same_faults() {
     let output = chaos(&["--faults", "freeze,kill"]);
     let said = String::from_utf8_lossy(&output.stdout);

@@ -131,7 +131,7 @@ fn frames(runs: &[Uuid], signals: &[i64], round: usize) -> String {
         "end": each(json!({"frame": 2, "state": 3, "output": "1", "announce": false, "keep": false})),
         "chunks": each(json!({"frame": 1, "chunk": number, "count": 1, "items": "[1]"})),
         "opened": each(json!({"frame": 1, "chunk": 1, "first": 2})),
-        "forget": each(json!({"frame": 3})),
+        "forget": each(json!({"frame": 3, "deep": true})),
         "pause": each(json!({"why": "{}"})),
         "park": each(json!({"version": 1, "frame": 0, "node": 0, "kind": 0, "attempt": 1, "failed": 0, "lost": 0, "queue": 1, "priority": 1})),
         "context": each(json!({"version": 1, "frame": 0, "node": 0, "attempt": number, "changes": r#"[{"op": "increment", "path": ["n"], "value": 1}]"#})),

@@ -29,7 +29,7 @@
 --            new     frames that begin: run, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input (a JSON text)
 --            chunks  iterations that begin together, now or later: run, frame, chunk, first, count, items (a JSON text)
 --            opened  such that begin now: run, frame, chunk, first
---            forget  passes of a while that need not be kept: run, frame
+--            forget  passes of a while that need not be kept: run, frame, deep (there may be frames below it)
 --            wait    steps that begin to wait: run, frame, node, attempt, version, queue, priority, failed, names, picky; after_us: how long at most,
 --                    if that is bounded, timer: the queue of the step job (node -9) that ends it then
 --            wake    waits that end, or a signal that one of them refuses: run, frame, node, signal (null: its time is over; 0: what it waited for
@@ -138,7 +138,14 @@ begin
                 s_attempt := s_attempt || q.then_attempt; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
             end if;
         end loop;
-        for q in select e.run, e.frame from jsonb_to_recordset(p_frames -> 'forget') e (run uuid, frame int) loop
+        for q in select e.run, e.frame, e.deep from jsonb_to_recordset(p_frames -> 'forget') e (run uuid, frame int, deep boolean) loop
+            -- what is below stays where something of the run is not settled: settling reads what is below what
+            if q.deep and not exists (select from closed x where x.shard = p_shard and x.run_id = q.run) then
+                for r in select f.frame from frames f where f.shard = p_shard and f.run_id = q.run and q.frame = any (f.path) order by f.frame loop
+                    delete from frame_chunks c where c.shard = p_shard and c.run_id = q.run and c.frame = r.frame;
+                    delete from frames f where f.shard = p_shard and f.run_id = q.run and f.frame = r.frame;
+                end loop;
+            end if;
             delete from frames f where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame;
         end loop;
         for q in select e.run, e.frame, e.chunk, e.first from jsonb_to_recordset(p_frames -> 'opened') e (run uuid, frame int, chunk int, first int) loop

@@ -62,6 +62,12 @@ begin
                 on conflict (shard, run_id, frame, node, attempt) do nothing;
             end if;
         end loop;
+        -- blocks that had ended, of which the step job that says so was dropped with what is around them
+        insert into execution_step_attempts (shard, run_id, frame, node, attempt, outcome, lane_id, enqueued_at, claimed_at, finished_at)
+        select p_shard, x.run_id, x.parent, x.node, x.attempt, 4, 0, x.created_at, x.created_at, now()
+        from frames x
+        where x.shard = p_shard and x.run_id = q.run_id and x.whole and x.state in (3, 4) and (v_frames is null or x.parent = any (v_frames))
+        on conflict (shard, run_id, frame, node, attempt) do nothing;
         delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames));
         -- a wait that was woken has a step job, which is its home
         m_run := null; m_frame := null; m_node := null; m_attempt := null;

@@ -79,7 +79,13 @@ impl Plan {
         }
         let later = opening.later.iter().map(|chunk| NewChunk { run_id, frame: of, chunk: chunk.clone(), first: None });
         self.batch.chunks.extend(later);
-        self.batch.forgotten_passes.extend(opening.forget.map(|frame| (run_id, frame)));
+        // a body that is a chain opens no frames of its own
+        let deep = |facts: &&FrameFacts| {
+            let body = graph.body_of(facts).and_then(|body| graph.body(body));
+            body.is_some_and(|body| !body.is_chain())
+        };
+        let deep = opening.frames.last().as_ref().is_some_and(deep);
+        self.batch.forgotten_passes.extend(opening.forget.map(|frame| (run_id, frame, deep)));
     }
 
     /// The body that the step belongs to has completed.

@@ -238,8 +238,8 @@ pub struct Batch {
     pub chunks: Vec<NewChunk>,
     /// Such that begin now: run, the block's frame, chunk, the first of their frames.
     pub opened: Vec<(Uuid, i32, i32, i32)>,
-    /// Passes that need not be kept: run and frame.
-    pub forgotten_passes: Vec<(Uuid, i32)>,
+    /// Passes that need not be kept: run, frame, and whether there may be frames below it.
+    pub forgotten_passes: Vec<(Uuid, i32, bool)>,
     /// Steps that begin to wait.
     pub waiting: Vec<NewWait>,
     /// Waits that end.

@@ -85,7 +85,7 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         json!({"run": new.run_id, "frame": new.frame, "chunk": chunk, "first": new.first, "count": count, "items": items})
     };
     let opens = |(run, frame, chunk, first): &(Uuid, i32, i32, i32)| json!({"run": run, "frame": frame, "chunk": chunk, "first": first});
-    let forget = |(run, frame): &(Uuid, i32)| json!({"run": run, "frame": frame});
+    let forget = |(run, frame, deep): &(Uuid, i32, bool)| json!({"run": run, "frame": frame, "deep": deep});
     let wait = |wait: &NewWait| {
         json!({
             "run": wait.key.run_id, "frame": wait.key.frame, "node": wait.key.node, "attempt": wait.attempt, "version": wait.version_id,

@@ -1,0 +1,779 @@
+//! What a program means, read off `ops/REFERENCE.md` node by node: a naive recursive interpreter that goes through a program with what a run of it was
+//! given, and says of each node in each frame what must have become of it. It shares no code with the engine.
+//!
+//! What depends on time is not decided but asked of the record and allowed or not: which of several failures came first, what was still out when a frame
+//! was closed, which branches were the first, which signal a wait took or whether its time was over first, when a cancel came. Everything else has one answer: inputs, outputs, errors, outcomes, the
+//! number of failed attempts, iterations. A frame that completed has no canceled node in it; what was canceled has a frame around it that did not complete.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+
+use super::program::{Around, Body, Edge, Kind, Known, Node, On, OnError, Retry, Scope, Termination, Tolerate};
+use super::record::{Attempt, Frame, Record};
+use super::script::{Script, error, output};
+
+/// What is wrong with a run, as a sentence.
+pub type Wrong = String;
+
+/// How a node ended.
+#[derive(Clone, Debug)]
+enum End {
+    Completed(Value),
+    GaveUp(Value),
+    /// A wait's time is over, and an edge says what then.
+    TimedOut(Value),
+    Skipped,
+    /// It did not end: it was canceled, or not begun.
+    Open,
+}
+
+/// How a body or a block ended.
+#[derive(Clone, Debug)]
+enum Ended {
+    Completed(Value),
+    Failed(Value),
+    Canceled,
+}
+
+struct Interpreter<'a> {
+    record: &'a Record,
+    /// Steps and frames that the program accounts for.
+    steps: RefCell<HashSet<(i32, String)>>,
+    frames: RefCell<HashSet<i32>>,
+    /// How `terminate` nodes ended the run, those that ran.
+    terminations: RefCell<Vec<Ended>>,
+    /// Some frames of passes were not kept.
+    forgets: bool,
+}
+
+/// Compare a run of this program with its record. `canceled`: somebody asked for its cancellation.
+pub fn check(program: &Body, input: &Value, canceled: bool, record: &Record) -> Result<(), Wrong> {
+    let run = Interpreter {
+        record,
+        steps: RefCell::default(),
+        frames: RefCell::default(),
+        terminations: RefCell::default(),
+        forgets: program.all().iter().any(|node| matches!(node.kind, Kind::While { keep: Some(_), .. })),
+    };
+    let scope = Scope { run_input: input.clone(), ..Scope::default() };
+    let ended = match record.state {
+        3 => Ended::Completed(record.output.clone().unwrap_or_default()),
+        4 => Ended::Failed(record.error.clone().unwrap_or_default()),
+        5 => Ended::Canceled,
+        state => return Err(format!("the run is in state {state}")),
+    };
+    let terminated = program.all().iter().any(|node| {
+        let ran = |((_, id), attempts): (&(i32, String), &Vec<Attempt>)| {
+            *id == node.id && attempts.iter().any(|a| a.outcome == 1)
+        };
+        matches!(node.kind, Kind::Terminate(_)) && record.attempts.iter().any(ran)
+    });
+    // a run that was terminated stops where it is; so does one that was canceled
+    run.body(program, 0, if terminated { &Ended::Canceled } else { &ended }, &scope)?;
+    if terminated {
+        let same = |termination: &Ended| match (termination, &ended) {
+            (Ended::Completed(one), Ended::Completed(other)) | (Ended::Failed(one), Ended::Failed(other)) => {
+                one == other
+            }
+            (Ended::Canceled, Ended::Canceled) => true,
+            _ => false,
+        };
+        let terminations = run.terminations.borrow();
+        if !terminations.iter().any(same) && !(canceled && matches!(ended, Ended::Canceled)) {
+            return Err(format!("the run ended {ended:?}, but it was terminated with one of {terminations:?}"));
+        }
+    } else if matches!(ended, Ended::Canceled) && !canceled {
+        return Err("the run is canceled, and nobody asked for it".to_owned());
+    }
+    run.nothing_else()
+}
+
+impl Interpreter<'_> {
+    /// The record has nothing that the program does not account for.
+    fn nothing_else(&self) -> Result<(), Wrong> {
+        let (steps, frames) = (self.steps.borrow(), self.frames.borrow());
+        for frame in self.record.known.iter().filter(|frame| !frames.contains(frame)) {
+            if !self.forgets || self.record.leads_to_the_run(*frame) {
+                return Err(format!("frame {frame} should not be"));
+            }
+        }
+        let known = |frame: i32| frame == 0 || frames.contains(&frame);
+        for (step, attempts) in &self.record.attempts {
+            if !steps.contains(step) && (known(step.0) || !self.forgets) {
+                return Err(format!("{} in frame {} should not have been decided: {attempts:?}", step.1, step.0));
+            }
+        }
+        Ok(())
+    }
+
+    /// A body in this frame, which ended so.
+    fn body(&self, body: &Body, frame: i32, ended: &Ended, outer: &Scope) -> Result<(), Wrong> {
+        let mut scope = outer.clone();
+        let mut ends: Vec<End> = Vec::new();
+        let mut unhandled = Vec::new();
+        for (place, node) in body.nodes.iter().enumerate() {
+            let edges: Vec<&Edge> = body.edges.iter().filter(|edge| edge.to == place).collect();
+            let mut tokens = Vec::new();
+            for edge in &edges {
+                tokens.push(taken(body, edge, &ends[edge.from], &scope));
+            }
+            let resolved = tokens.iter().filter(|token| token.is_some()).count();
+            let took = tokens.iter().filter(|token| **token == Some(true)).count();
+            let whole = resolved == edges.len();
+            // with a single edge there is nothing to join
+            let need = if edges.len() > 1 { node.need } else { 0 };
+            let starts = edges.is_empty() || if need > 0 { took >= need } else { whole && took > 0 };
+            let about = |wrong: Wrong| format!("{} in frame {frame}: {wrong}", node.id);
+            let attempts = self.record.attempts(frame, &node.id);
+            let end = if starts {
+                self.steps.borrow_mut().insert((frame, node.id.clone()));
+                let mut own = scope.clone();
+                self.give(body, place, &edges, &ends, &mut own);
+                self.node(
+                    node,
+                    frame,
+                    attempts,
+                    &own,
+                    body.edges.iter().any(|edge| edge.from == place && edge.on == On::Timeout),
+                )
+                .map_err(about)?
+            } else if whole {
+                self.steps.borrow_mut().insert((frame, node.id.clone()));
+                match attempts {
+                    [] => End::Open,
+                    [skip] if (skip.number, skip.outcome) == (0, 5) => End::Skipped,
+                    other => return Err(about(format!("it should have been skipped: {other:?}"))),
+                }
+            } else {
+                // what leads to it has not ended
+                End::Open
+            };
+            match &end {
+                End::Completed(output) => _ = scope.nodes.insert(node.id.clone(), Known::Output(output.clone())),
+                End::GaveUp(error) | End::TimedOut(error) => {
+                    scope.nodes.insert(node.id.clone(), Known::Error(error.clone()));
+                    let mut leaving = body.edges.iter().filter(|edge| edge.from == place);
+                    if !leaving.any(|edge| taken(body, edge, &end, &scope) == Some(true)) {
+                        // a failure that nothing takes leads nowhere
+                        unhandled.push(error.clone());
+                        ends.push(End::Open);
+                        continue;
+                    }
+                }
+                End::Skipped | End::Open => {}
+            }
+            ends.push(end);
+        }
+        let about = |what: String| Err(format!("frame {frame}: {what}"));
+        match ended {
+            Ended::Completed(found) => {
+                if let Some(error) = unhandled.first() {
+                    return about(format!("it completed in spite of {error}"));
+                }
+                if let Some(at) = ends.iter().position(|end| matches!(end, End::Open)) {
+                    return about(format!("it completed, but {} has not ended", body.nodes[at].id));
+                }
+                let given = self.gives(body, &ends, &scope);
+                if given != *found {
+                    return about(format!("it gave {found}, not {given}"));
+                }
+            }
+            Ended::Failed(found) => {
+                if !unhandled.contains(found) {
+                    return about(format!("it failed with {found}, its nodes with {unhandled:?}"));
+                }
+            }
+            Ended::Canceled => {}
+        }
+        Ok(())
+    }
+
+    /// What a body that completed gives.
+    fn gives(&self, body: &Body, ends: &[End], scope: &Scope) -> Value {
+        if let Some(output) = &body.output {
+            return output.value(scope);
+        }
+        let sinks: Vec<usize> =
+            (0..body.nodes.len()).filter(|place| !body.edges.iter().any(|edge| edge.from == *place)).collect();
+        match sinks.as_slice() {
+            [only] => match &ends[*only] {
+                End::Completed(output) => output.clone(),
+                _ => Value::Null,
+            },
+            many => completed(body, many, ends),
+        }
+    }
+
+    /// What a node is given: `input` and `error` of its scope.
+    fn give(&self, body: &Body, place: usize, edges: &[&Edge], ends: &[End], scope: &mut Scope) {
+        let mut before: Vec<usize> = edges.iter().map(|edge| edge.from).collect();
+        before.sort_unstable();
+        before.dedup();
+        scope.error = match before.as_slice() {
+            [] => scope.given().clone(),
+            [only] => match &ends[*only] {
+                End::GaveUp(error) | End::TimedOut(error) => error.clone(),
+                _ => Value::Null,
+            },
+            _ => Value::Null,
+        };
+        scope.input = match (&body.nodes[place].input, before.as_slice()) {
+            (Some(input), _) => input.value(scope),
+            (None, []) => scope.given().clone(),
+            (None, [only]) => match &ends[*only] {
+                End::Completed(value) | End::GaveUp(value) | End::TimedOut(value) => value.clone(),
+                End::Skipped | End::Open => Value::Null,
+            },
+            (None, many) => completed(body, many, ends),
+        };
+    }
+
+    /// A node that was to begin, with its attempts.
+    fn node(
+        &self,
+        node: &Node,
+        frame: i32,
+        attempts: &[Attempt],
+        scope: &Scope,
+        has_late_edge: bool,
+    ) -> Result<End, Wrong> {
+        for (attempt, number) in attempts.iter().zip(1..) {
+            if attempt.number != number {
+                return Err(format!("the attempts are not numbered from 1: {attempts:?}"));
+            }
+        }
+        // what was lost or given back says nothing
+        let tries: Vec<&Attempt> = attempts.iter().filter(|attempt| !matches!(attempt.outcome, 3 | 6)).collect();
+        let mut failed = 0;
+        for (at, attempt) in tries.iter().enumerate() {
+            let last = at + 1 == tries.len();
+            let result = if node.kind.is_block() {
+                self.block(node, frame, attempt.number, failed, scope)?
+            } else {
+                self.attempt(node, frame, attempt, failed, scope)?
+            };
+            if attempt.outcome == 4 {
+                return if last {
+                    Ok(End::Open)
+                } else {
+                    Err(format!("it went on after its cancellation: {attempts:?}"))
+                };
+            }
+            let end = match result {
+                Ended::Canceled => {
+                    return Err(format!("attempt {} was cut off, and has outcome {}", attempt.number, attempt.outcome));
+                }
+                Ended::Completed(value) => (1, Some(&value).cloned(), End::Completed(value)),
+                Ended::Failed(why) => {
+                    failed += 1;
+                    if attempt.error.as_ref() != Some(&why) {
+                        return Err(format!("attempt {} has the error {:?}, not {why}", attempt.number, attempt.error));
+                    }
+                    if again(node.retry.as_ref().or(default_retry(node).as_ref()), &why, failed) {
+                        if attempt.outcome != 2 || self.terminates(node) {
+                            return Err(format!("attempt {} should have failed: {attempt:?}", attempt.number));
+                        }
+                        continue;
+                    }
+                    let late = matches!(node.kind, Kind::Wait(..)) && why["kind"] == "timeout" && has_late_edge;
+                    if late {
+                        (2, None, End::TimedOut(why))
+                    } else {
+                        let mut scope = scope.clone();
+                        scope.error = why.clone();
+                        match &node.on_error {
+                            OnError::Fail | OnError::Route => (2, None, End::GaveUp(why)),
+                            OnError::Continue => (1, Some(why.clone()), End::Completed(why)),
+                            OnError::Fallback(value) => {
+                                (1, Some(value.value(&scope)), End::Completed(value.value(&scope)))
+                            }
+                            OnError::Skip => (2, None, End::Skipped),
+                        }
+                    }
+                }
+            };
+            let (outcome, value, end) = end;
+            if (attempt.outcome, &attempt.output) != (outcome, &value) {
+                return Err(format!(
+                    "attempt {} should have outcome {outcome} and the output {value:?}: {attempt:?}",
+                    attempt.number
+                ));
+            }
+            if !last {
+                return Err(format!("it was tried again after it had ended: {attempts:?}"));
+            }
+            return Ok(if self.terminates(node) { End::Open } else { end });
+        }
+        // it did not come to an end; a block may have begun
+        let next = i32::try_from(attempts.len()).unwrap_or(i32::MAX).saturating_add(1);
+        if node.kind.is_block() && self.record.whole(frame, &node.id, next).is_some() {
+            let ended = self.block(node, frame, next, failed, scope)?;
+            if !matches!(ended, Ended::Canceled) {
+                return Err(format!("it ended {ended:?}, and its attempt is not on record"));
+            }
+        }
+        Ok(End::Open)
+    }
+
+    fn terminates(&self, node: &Node) -> bool {
+        matches!(node.kind, Kind::Terminate(_))
+    }
+
+    /// An attempt of a node that is no block.
+    fn attempt(
+        &self,
+        node: &Node,
+        frame: i32,
+        attempt: &Attempt,
+        failed: usize,
+        scope: &Scope,
+    ) -> Result<Ended, Wrong> {
+        Ok(match &node.kind {
+            Kind::Task => {
+                let fails = Script::of(&node.id).and_then(|script| script.error(&scope.input, failed, scope.failed));
+                match fails {
+                    Some(error) => Ended::Failed(error),
+                    None => Ended::Completed(output(&scope.input)),
+                }
+            }
+            Kind::Set(output) => Ended::Completed(output.value(scope)),
+            Kind::Fail(name) => Ended::Failed(error(name, "permanent")),
+            Kind::Terminate(how) => {
+                let (output, ended) = match how {
+                    Termination::Completed(output) => (output.value(scope), Ended::Completed(output.value(scope))),
+                    Termination::Failed(name) => (Value::Null, Ended::Failed(error(name, "permanent"))),
+                    Termination::Canceled => (Value::Null, Ended::Canceled),
+                };
+                if attempt.outcome == 1 {
+                    self.terminations.borrow_mut().push(ended);
+                }
+                Ended::Completed(output)
+            }
+            Kind::Wait(names, when) => {
+                if attempt.outcome == 4 {
+                    return Ok(Ended::Canceled);
+                }
+                let names: Vec<String> = names.iter().map(|name| name.value(scope)).collect();
+                let for_it = |name: &str, payload: &Value| {
+                    let scope = Scope { payload: payload.clone(), ..scope.clone() };
+                    names.iter().any(|known| known == name) && when.as_ref().is_none_or(|when| when.holds(&scope))
+                };
+                let own = (frame, node.id.clone());
+                let Some(taken) = self.record.signals.iter().find(|signal| signal.taken.as_ref() == Some(&own)) else {
+                    return match node.timeout {
+                        Some(timeout) if attempt.took_ms >= i64::from(timeout) => {
+                            Ok(Ended::Failed(error("timeout", "timeout")))
+                        }
+                        _ => Err(format!("it took no signal and ended before its time: {attempt:?}")),
+                    };
+                };
+                if !for_it(&taken.name, &taken.payload) {
+                    return Err(format!("it took {taken:?}, which is not for it (it waits for {names:?})"));
+                }
+                let passed_by = |signal: &&super::record::Signal| {
+                    signal.id < taken.id && signal.taken.is_none() && for_it(&signal.name, &signal.payload)
+                };
+                if let Some(before) = self.record.signals.iter().find(passed_by) {
+                    return Err(format!("it took {taken:?}, but {before:?} was sent before"));
+                }
+                Ended::Completed(json!({"signal": taken.name, "payload": taken.payload}))
+            }
+            _ => return Err("it is a block".to_owned()),
+        })
+    }
+
+    /// An attempt of a block.
+    fn block(&self, node: &Node, frame: i32, attempt: i32, failed: usize, scope: &Scope) -> Result<Ended, Wrong> {
+        let input = &scope.input;
+        let whole = self.record.whole(frame, &node.id, attempt);
+        let items = match &node.kind {
+            Kind::Foreach { items, .. } => match items.value(scope) {
+                Value::Array(items) => items,
+                _ => return without_frames(whole, Ended::Failed(error("items_invalid", "permanent"))),
+            },
+            _ => Vec::new(),
+        };
+        match &node.kind {
+            Kind::Foreach { .. } if items.is_empty() => return without_frames(whole, Ended::Completed(json!([]))),
+            Kind::While { when, do_while, .. } if !do_while && !when.holds(scope) => {
+                return without_frames(whole, Ended::Completed(input.clone()));
+            }
+            Kind::Choice { cases, otherwise: None, .. } if !cases.iter().any(|(when, _)| when.holds(scope)) => {
+                return without_frames(whole, Ended::Completed(Value::Null));
+            }
+            _ => {}
+        }
+        let Some(whole) = whole else { return Ok(Ended::Canceled) };
+        self.frames.borrow_mut().insert(whole.frame);
+        let inner = Scope { failed: scope.failed + failed, ..scope.clone() };
+        let run = Attempted { node, attempt, whole, scope: &inner };
+        let said = state(whole)?;
+        let late = matches!(&said, Ended::Failed(error) if error["name"] == "timeout" && error["kind"] == "timeout")
+            && node.timeout.is_some_and(|timeout| {
+                let took = whole.finished_at.map(|finished| (finished - whole.created_at).num_milliseconds());
+                took.is_some_and(|took| took >= i64::from(timeout))
+            });
+        let told = if late { Ended::Canceled } else { said.clone() };
+        let means = match &node.kind {
+            Kind::Choice { cases, otherwise, .. } => self.choice(&run, cases, otherwise.as_ref())?,
+            Kind::Parallel { branches, ends, fail_fast, concurrency } => {
+                let bodies: Vec<&Body> = branches.iter().map(|(_, body)| body).collect();
+                let given = vec![input.clone(); bodies.len()];
+                let children = self.children(&run, &bodies, &given, *concurrency)?;
+                let names: Vec<&str> = branches.iter().map(|(name, _)| name.as_str()).collect();
+                parallel(&names, &children, *ends, *fail_fast, &told)?
+            }
+            Kind::Foreach { body, concurrency, tolerate, .. } => {
+                let children = self.children(&run, &vec![body; items.len()], &items, *concurrency)?;
+                foreach(&children, *tolerate, &told)?
+            }
+            Kind::While { .. } => self.passes(&run)?,
+            Kind::Try { body, catches, finally } => self.attempted(&run, body, catches, finally.as_ref())?,
+            _ => return Err("it is no block".to_owned()),
+        };
+        match (&means, &said) {
+            // its time was over, whatever it had come to
+            _ if late => {}
+            // what is around it was closed before it could say so
+            (_, Ended::Canceled) => {}
+            (Ended::Completed(one), Ended::Completed(other)) | (Ended::Failed(one), Ended::Failed(other))
+                if one == other => {}
+            _ => return Err(format!("attempt {attempt} ended {said:?}, not {means:?}")),
+        }
+        Ok(said)
+    }
+
+    /// One instance of a body; `None`: it did not begin. `given` is what it must have been given.
+    fn child(&self, run: &Attempted<'_>, body: &Body, iteration: usize, given: &Value) -> Result<Option<Ended>, Wrong> {
+        let found = match run.node.kind {
+            Kind::Choice { .. } => Some(run.whole).filter(|whole| index(whole.iteration) == Some(iteration)),
+            _ => {
+                let bodies = self.record.bodies(run.whole, &run.node.id, run.attempt);
+                bodies.into_iter().find(|child| index(child.iteration) == Some(iteration))
+            }
+        };
+        let Some(child) = found else { return Ok(None) };
+        self.frames.borrow_mut().insert(child.frame);
+        if child.input.as_ref() != Some(given) {
+            return Err(format!("iteration {iteration} was given {:?}, not {given}", child.input));
+        }
+        let mut scope = run.scope.clone();
+        scope.frames.push(Around {
+            block: run.node.id.clone(),
+            foreach: matches!(run.node.kind, Kind::Foreach { .. }),
+            input: given.clone(),
+            index: iteration,
+        });
+        let ended = state(child)?;
+        let means = if matches!(run.node.kind, Kind::Choice { .. }) && self.is_late(run) {
+            Ended::Canceled
+        } else {
+            ended.clone()
+        };
+        self.body(body, child.frame, &means, &scope)?;
+        Ok(Some(ended))
+    }
+
+    /// The block's time was over.
+    fn is_late(&self, run: &Attempted<'_>) -> bool {
+        run.node.timeout.is_some() && run.whole.error.as_ref().is_some_and(|error| error["name"] == "timeout")
+    }
+
+    fn choice(
+        &self,
+        run: &Attempted<'_>,
+        cases: &[(super::program::Condition, Body)],
+        otherwise: Option<&Body>,
+    ) -> Result<Ended, Wrong> {
+        let place = cases.iter().position(|(when, _)| when.holds(run.scope)).unwrap_or(cases.len());
+        let body = cases.get(place).map(|(_, body)| body).or(otherwise);
+        let Some(body) = body else { return Ok(Ended::Completed(Value::Null)) };
+        match self.child(run, body, place, &run.scope.input)? {
+            Some(ended) => Ok(ended),
+            None => Err(format!("it ran body {}, not {place}", run.whole.iteration)),
+        }
+    }
+
+    fn children(
+        &self,
+        run: &Attempted<'_>,
+        bodies: &[&Body],
+        given: &[Value],
+        concurrency: Option<usize>,
+    ) -> Result<Vec<Option<Ended>>, Wrong> {
+        let mut children = Vec::new();
+        for (iteration, (body, given)) in bodies.iter().zip(given).enumerate() {
+            children.push(self.child(run, body, iteration, given)?);
+        }
+        let frames = self.record.bodies(run.whole, &run.node.id, run.attempt);
+        if frames.len() > bodies.len() {
+            return Err(format!("it has {} iterations, not {}", frames.len(), bodies.len()));
+        }
+        for frame in &frames {
+            let at_once = frames.iter().filter(|other| {
+                other.created_at <= frame.created_at
+                    && other.finished_at.is_none_or(|finished| finished > frame.created_at)
+            });
+            let at_once = at_once.count();
+            if concurrency.is_some_and(|most| at_once > most) {
+                return Err(format!("{at_once} iterations went on at a time, {concurrency:?} may"));
+            }
+        }
+        Ok(children)
+    }
+
+    fn passes(&self, run: &Attempted<'_>) -> Result<Ended, Wrong> {
+        let Kind::While { when, most, stops, keep, body, .. } = &run.node.kind else {
+            return Err("it is no while".to_owned());
+        };
+        let frames = self.record.bodies(run.whole, &run.node.id, run.attempt);
+        let last = frames.iter().filter_map(|frame| index(frame.iteration)).max();
+        // passes whose frames were not kept: what they gave is what the first that was kept was given
+        let first = frames.iter().filter_map(|frame| index(frame.iteration)).min().unwrap_or(0);
+        let (mut pass, mut given) = (0, run.scope.input.clone());
+        if let (Some(keep), true) = (keep, first > 0) {
+            if frames.len() > *keep + 1 {
+                return Err(format!("{} passes were kept, not {keep}", frames.len()));
+            }
+            pass = first;
+            given = frames
+                .iter()
+                .find(|frame| index(frame.iteration) == Some(first))
+                .and_then(|frame| frame.input.clone())
+                .unwrap_or_default();
+        }
+        loop {
+            let ended = self.child(run, body, pass, &given)?;
+            let end = match ended {
+                None | Some(Ended::Canceled) => Ended::Canceled,
+                Some(Ended::Failed(error)) => Ended::Failed(error),
+                Some(Ended::Completed(output)) => {
+                    let scope = Scope { input: output.clone(), ..run.scope.clone() };
+                    pass += 1;
+                    if when.holds(&scope) && pass < *most {
+                        given = output;
+                        continue;
+                    }
+                    pass -= 1;
+                    match (when.holds(&scope), stops) {
+                        (true, false) => Ended::Failed(error("max_iterations", "permanent")),
+                        _ => Ended::Completed(output),
+                    }
+                }
+            };
+            if last.is_some_and(|last| last > pass) {
+                return Err(format!("it made pass {last:?} after {pass}, with which it ended: {end:?}"));
+            }
+            return Ok(end);
+        }
+    }
+
+    fn attempted(
+        &self,
+        run: &Attempted<'_>,
+        body: &Body,
+        catches: &[(Vec<String>, Body)],
+        finally: Option<&Body>,
+    ) -> Result<Ended, Wrong> {
+        let given = run.scope.input.clone();
+        let mut expected = vec![0];
+        let mut ended = self.child(run, body, 0, &given)?.unwrap_or(Ended::Canceled);
+        if let Ended::Failed(error) = &ended
+            && let Some(place) = catches.iter().position(|(on, _)| takes(on, error))
+        {
+            expected.push(place + 1);
+            let error = error.clone();
+            ended = self.child(run, &catches[place].1, place + 1, &error)?.unwrap_or(Ended::Canceled);
+        }
+        if let (Some(finally), Ended::Completed(_) | Ended::Failed(_)) = (finally, &ended) {
+            let last = catches.len() + 1;
+            expected.push(last);
+            match self.child(run, finally, last, &given)? {
+                Some(Ended::Completed(_)) => {}
+                Some(Ended::Failed(error)) => ended = Ended::Failed(error),
+                Some(Ended::Canceled) | None => ended = Ended::Canceled,
+            }
+        }
+        let frames = self.record.bodies(run.whole, &run.node.id, run.attempt);
+        if let Some(other) = frames.iter().find(|frame| index(frame.iteration).is_none_or(|at| !expected.contains(&at)))
+        {
+            return Err(format!("its body {} ran, only {expected:?} may have", other.iteration));
+        }
+        Ok(ended)
+    }
+}
+
+/// An attempt of a block that opened frames.
+struct Attempted<'a> {
+    node: &'a Node,
+    attempt: i32,
+    whole: &'a Frame,
+    scope: &'a Scope,
+}
+
+/// Whether an edge is taken; none while its node has not ended.
+fn taken(body: &Body, edge: &Edge, end: &End, scope: &Scope) -> Option<bool> {
+    let (outcome, known) = match end {
+        End::Open => return None,
+        End::Skipped => return Some(false),
+        End::Completed(output) => (On::Success, Known::Output(output.clone())),
+        End::GaveUp(error) => (On::Failure, Known::Error(error.clone())),
+        End::TimedOut(error) => (On::Timeout, Known::Error(error.clone())),
+    };
+    if edge.on != outcome && edge.on != On::Always {
+        return Some(false);
+    }
+    let mut scope = scope.clone();
+    scope.error = if let Known::Error(error) = &known { error.clone() } else { Value::Null };
+    scope.nodes.insert(body.nodes[edge.from].id.clone(), known);
+    Some(edge.when.as_ref().is_none_or(|when| when.holds(&scope)))
+}
+
+/// The outputs of those of these that completed, by id.
+fn completed(body: &Body, places: &[usize], ends: &[End]) -> Value {
+    let output = |place: &usize| match &ends[*place] {
+        End::Completed(output) => Some((body.nodes[*place].id.clone(), output.clone())),
+        _ => None,
+    };
+    places.iter().filter_map(output).collect()
+}
+
+/// Whether a failed attempt is followed by another.
+fn again(retry: Option<&Retry>, error: &Value, failed: usize) -> bool {
+    let Some(retry) = retry else { return false };
+    let (name, kind) = (error["name"].as_str().unwrap_or_default(), error["kind"].as_str().unwrap_or_default());
+    let covers = retry.on.is_empty() || retry.on.iter().any(|word| word == name || word == kind);
+    matches!(kind, "retryable" | "timeout" | "panic") && covers && failed < retry.max_attempts
+}
+
+/// A task is tried three times where it does not say otherwise, a block once.
+fn default_retry(node: &Node) -> Option<Retry> {
+    matches!(node.kind, Kind::Task).then_some(Retry { max_attempts: 3, on: Vec::new() })
+}
+
+/// Whether a catch takes an error.
+fn takes(on: &[String], error: &Value) -> bool {
+    let word = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
+    on.is_empty() || on.iter().any(|pattern| like(pattern, &word("name")) || like(pattern, &word("kind")))
+}
+
+/// Whether a text is like a pattern in which `*` stands for any text.
+fn like(pattern: &str, text: &str) -> bool {
+    match pattern.chars().next() {
+        None => text.is_empty(),
+        Some('*') => (0..=text.len()).any(|from| text.get(from..).is_some_and(|rest| like(&pattern[1..], rest))),
+        Some(letter) => text.strip_prefix(letter).is_some_and(|rest| like(&pattern[letter.len_utf8()..], rest)),
+    }
+}
+
+/// A block that ends as it begins has no frames.
+fn without_frames(whole: Option<&Frame>, ended: Ended) -> Result<Ended, Wrong> {
+    match whole {
+        None => Ok(ended),
+        Some(frame) => Err(format!("it has frame {}, but it should have ended at once: {ended:?}", frame.frame)),
+    }
+}
+
+/// What a frame says of itself.
+fn state(frame: &Frame) -> Result<Ended, Wrong> {
+    match (frame.state, &frame.output, &frame.error) {
+        (3, Some(output), _) => Ok(Ended::Completed(output.clone())),
+        (4, _, Some(error)) => Ok(Ended::Failed(error.clone())),
+        // one that the end of the run cut off
+        (1 | 5, ..) => Ok(Ended::Canceled),
+        _ => Err(format!("frame {} makes no sense: {frame:?}", frame.frame)),
+    }
+}
+
+fn index(iteration: i32) -> Option<usize> {
+    usize::try_from(iteration).ok()
+}
+
+/// What a `parallel` ends with that says this of itself.
+fn parallel(
+    names: &[&str],
+    children: &[Option<Ended>],
+    ends: usize,
+    fail_fast: bool,
+    said: &Ended,
+) -> Result<Ended, Wrong> {
+    let outputs = || -> Map<String, Value> {
+        let output = |(name, child): (&&str, &Option<Ended>)| match child {
+            Some(Ended::Completed(output)) => Some(((*name).to_owned(), output.clone())),
+            _ => None,
+        };
+        names.iter().zip(children).filter_map(output).collect()
+    };
+    let failures: Vec<&Value> = failures(children);
+    let completed = outputs().len();
+    let all_ended = completed + failures.len() == names.len();
+    match said {
+        Ended::Canceled => Ok(Ended::Canceled),
+        Ended::Completed(found) if ends > 0 => {
+            // another branch may have completed when enough had
+            let all = outputs();
+            let found = found.as_object().cloned().unwrap_or_default();
+            if found.len() < ends || !found.iter().all(|(name, output)| all.get(name) == Some(output)) {
+                return Err(format!("{ends} branches were to complete, {all:?} did, and the output is {found:?}"));
+            }
+            Ok(Ended::Completed(Value::Object(found)))
+        }
+        Ended::Completed(_) if completed == names.len() => Ok(Ended::Completed(Value::Object(outputs()))),
+        Ended::Completed(_) => Err(format!("it completed with {children:?}")),
+        Ended::Failed(_) if ends > 0 => {
+            if failures.len() <= names.len() - ends {
+                return Err(format!("{ends} branches were to complete, and could: {children:?}"));
+            }
+            Ok(Ended::Failed(error("too_few_branches", "permanent")))
+        }
+        Ended::Failed(found) if fail_fast => match failures.iter().find(|error| **error == found) {
+            Some(error) => Ok(Ended::Failed((*error).clone())),
+            None => Err(format!("it failed with {found}, its branches with {failures:?}")),
+        },
+        Ended::Failed(_) => match failures.first() {
+            Some(error) if all_ended => Ok(Ended::Failed((*error).clone())),
+            _ => Err(format!("it failed before all its branches had ended: {children:?}")),
+        },
+    }
+}
+
+fn failures(children: &[Option<Ended>]) -> Vec<&Value> {
+    let failure = |child: &'_ Option<Ended>| matches!(child, Some(Ended::Failed(_)));
+    let failed = children.iter().filter(|child| failure(child));
+    failed.filter_map(|child| if let Some(Ended::Failed(error)) = child { Some(error) } else { None }).collect()
+}
+
+/// What a `foreach` ends with that says this of itself.
+fn foreach(children: &[Option<Ended>], tolerate: Option<Tolerate>, said: &Ended) -> Result<Ended, Wrong> {
+    let failures = failures(children);
+    let tolerated = match tolerate {
+        None => 0,
+        Some(Tolerate::Count(count)) => count,
+        Some(Tolerate::Percent(percent)) => percent * children.len() / 100,
+    };
+    match said {
+        Ended::Canceled => Ok(Ended::Canceled),
+        Ended::Completed(_) => {
+            let output = |child: &Option<Ended>| match child {
+                Some(Ended::Completed(output)) => Some(output.clone()),
+                Some(Ended::Failed(error)) => Some(json!({"error": error})),
+                _ => None,
+            };
+            let outputs: Option<Vec<Value>> = children.iter().map(output).collect();
+            match outputs {
+                Some(outputs) if failures.len() <= tolerated => Ok(Ended::Completed(Value::Array(outputs))),
+                _ => Err(format!("it completed with {children:?}, and {tolerated} may fail")),
+            }
+        }
+        Ended::Failed(_) if failures.len() <= tolerated => {
+            Err(format!("it failed with {children:?}, and {tolerated} may fail"))
+        }
+        Ended::Failed(_) if tolerated > 0 => Ok(Ended::Failed(error("tolerance_exceeded", "permanent"))),
+        Ended::Failed(found) => match failures.iter().find(|error| **error == found) {
+            Some(error) => Ok(Ended::Failed((*error).clone())),
+            None => Err(format!("it failed with {found}, its iterations with {failures:?}")),
+        },
+    }
+}
