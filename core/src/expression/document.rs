@@ -66,9 +66,9 @@ fn nests_deeper(value: &Value, most: usize) -> bool {
         return true;
     }
     match value.kind() {
-        ValueKind::Map => object
-            .try_iter_pairs()
-            .is_some_and(|mut pairs| pairs.any(|(_, field)| nests_deeper(&field, most - 1))),
+        ValueKind::Map => {
+            object.try_iter_pairs().is_some_and(|mut pairs| pairs.any(|(_, field)| nests_deeper(&field, most - 1)))
+        }
         ValueKind::Seq | ValueKind::Iterable => {
             object.try_iter().is_some_and(|mut items| items.any(|item| nests_deeper(&item, most - 1)))
         }
