@@ -84,6 +84,11 @@ pub fn rule(rule: &Value, document: &str) -> Result<String, String> {
     choice::rule(rule, &path::Scope::of(document))
 }
 
+/// The name that an error of a run has in the language of the machine, such as `States.Timeout`.
+pub fn error_name(ours: &str) -> &str {
+    errors::name(ours)
+}
+
 /// The workflow name that a file suggests: its name without `.json`, `.asl` and the like.
 pub fn name_of(file: &std::path::Path) -> String {
     let file = file.file_name().unwrap_or_default().to_string_lossy();

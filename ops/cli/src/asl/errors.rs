@@ -9,19 +9,29 @@ use super::machine::State;
 use super::path::Scope;
 use super::{Translation, literal, output, template};
 
-/// Errors of a definition that match `States.Runtime`: no retrier and no catcher takes them.
+/// Errors of a definition that are mistakes in its own data flow: no retrier and no catcher takes them.
 const RUNTIME: [&str; 5] = ["expression_failed", "delay_invalid", "wait_invalid", "items_invalid", "max_iterations"];
-/// Those that match `States.DataLimitExceeded`.
+/// Those that say that a value is too large.
 const DATA: [&str; 2] = ["output_too_large", "output_invalid"];
 
-/// The name that `Error` has in the document, of an error of ours.
-const NAMES: &str = "{\"timeout\": \"States.Timeout\", \"tolerance_exceeded\": \"States.ExceedToleratedFailureThreshold\", \
-    \"handler_failed\": \"States.TaskFailed\", \"panic\": \"States.TaskFailed\", \"lost\": \"States.TaskFailed\", \
-    \"output_too_large\": \"States.DataLimitExceeded\", \"output_invalid\": \"States.DataLimitExceeded\"}";
+/// The name that an error of ours has in the language; any other keeps its own.
+pub(super) fn name(ours: &str) -> &str {
+    match ours {
+        "timeout" => "States.Timeout",
+        "tolerance_exceeded" => "States.ExceedToleratedFailureThreshold",
+        "handler_failed" | "panic" | "lost" => "States.TaskFailed",
+        ours if DATA.contains(&ours) => "States.DataLimitExceeded",
+        ours if RUNTIME.contains(&ours) => "States.Runtime",
+        ours => ours,
+    }
+}
 
 /// The error output as an expression, in a node whose only predecessor failed.
 pub(super) fn error_output() -> String {
-    format!("{{\"Error\": {NAMES}[error.name]|default(error.name), \"Cause\": error.message}}")
+    // the errors of `RUNTIME` are never caught
+    let ours = ["timeout", "tolerance_exceeded", "handler_failed", "panic", "lost"].into_iter().chain(DATA);
+    let names: Vec<_> = ours.map(|ours| format!("{}: {}", literal(ours), literal(name(ours)))).collect();
+    format!("{{\"Error\": {{{}}}[error.name]|default(error.name), \"Cause\": error.message}}", names.join(", "))
 }
 
 /// The names that a retrier or a catcher lists.

@@ -26,6 +26,9 @@ impl Translation {
         if resource.is_empty() {
             self.refuse(state.name, "Resource is missing");
         }
+        if resource.contains(":::states:startExecution") {
+            self.refuse(state.name, "startExecution is not translated");
+        }
         let timeout = format!("{}s", self.seconds(state, "TimeoutSeconds").unwrap_or(USUAL_SECONDS));
         let retry = self.retry(state);
         let Some(resource) = resource.strip_suffix(TOKEN) else {
