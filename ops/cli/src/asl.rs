@@ -18,12 +18,15 @@ mod task;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use longshore_core::definition::{Definition, MAX_ID};
+use longshore_core::definition::{Definition, MAX_ID, MAX_NODES};
 use serde_json::{Value, json};
 
 use crate::wfcommons::{Short, allowed, allowed_ids};
 use flow::Around;
 use machine::Machine;
+
+/// So many refusals are told.
+const MAX_REFUSALS: usize = 100;
 
 /// What is wrong with a machine, or has no translation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +118,10 @@ impl Translation {
         };
         let mut names = Vec::new();
         machine.names(&mut names);
+        if names.len() > MAX_NODES {
+            self.refuse("", format!("it has {} states, and a definition at most {MAX_NODES} nodes", names.len()));
+            return Value::Null;
+        }
         for name in &names {
             if self.states.insert((*name).to_owned(), String::new()).is_some() {
                 self.refuse(name, "another state has this name; within one machine names are unique");
@@ -146,7 +153,7 @@ impl Translation {
 
     fn refuse(&mut self, state: &str, reason: impl Into<String>) {
         let refusal = Refusal { state: (!state.is_empty()).then(|| state.to_owned()), reason: reason.into() };
-        if !self.refusals.contains(&refusal) {
+        if self.refusals.len() < MAX_REFUSALS && !self.refusals.contains(&refusal) {
             self.refusals.push(refusal);
         }
     }

@@ -6,6 +6,7 @@
 mod aws;
 mod choice;
 mod ctk;
+mod own;
 mod seeds;
 mod yaml;
 

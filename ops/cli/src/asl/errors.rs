@@ -14,6 +14,9 @@ const RUNTIME: [&str; 5] = ["expression_failed", "delay_invalid", "wait_invalid"
 /// Those that say that a value is too large.
 const DATA: [&str; 2] = ["output_too_large", "output_invalid"];
 
+/// The most catchers of a state: the condition of each denies all before it.
+const MAX_CATCHERS: usize = 20;
+
 /// The name that an error of ours has in the language; any other keeps its own.
 pub(super) fn name(ours: &str) -> &str {
     match ours {
@@ -92,6 +95,10 @@ impl Translation {
     ) -> Vec<Exit> {
         let mut earlier = String::new();
         let mut exits = Vec::new();
+        if state.list("Catch").count() > MAX_CATCHERS {
+            self.refuse(state.name, format!("Catch: there are more than {MAX_CATCHERS}"));
+            return exits;
+        }
         for catcher in state.list("Catch") {
             let condition = caught(catcher, signal);
             let condition = self.or_refuse(state.name, "Catch", condition, "true".to_owned());

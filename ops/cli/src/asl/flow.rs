@@ -88,7 +88,7 @@ impl<'m> Region<'_, 'm> {
 
     /// The states that the start leads to, in groups that lead to each other in circles; a group comes after those
     /// that lead to it.
-    fn groups(&self) -> Vec<Vec<&'m str>> {
+    fn groups(&self) -> Vec<Group<'m>> {
         let mut into: BTreeMap<&str, Vec<&'m str>> = BTreeMap::new();
         let mut seen = BTreeSet::from([self.start]);
         // each state with those that it leads to and that are still to be seen
@@ -109,35 +109,36 @@ impl<'m> Region<'_, 'm> {
                 }
             }
         }
+        let before = |state: &str| into.get(state).into_iter().flatten().copied();
         let mut groups = Vec::new();
         let mut grouped = BTreeSet::new();
         for state in done.into_iter().rev() {
-            let mut group = Vec::new();
+            let mut states = BTreeSet::new();
             let mut open = vec![state];
             while let Some(state) = open.pop() {
                 if grouped.insert(state) {
-                    group.push(state);
-                    open.extend(into.get(state).into_iter().flatten());
+                    states.insert(state);
+                    open.extend(before(state));
                 }
             }
-            if !group.is_empty() {
-                groups.push(group);
+            let entered = |state: &&&str| **state == self.start || before(state).any(|from| !states.contains(from));
+            let entries = states.iter().filter(entered).copied().collect();
+            let repeats = states.iter().any(|state| before(state).any(|from| states.contains(from)));
+            if !states.is_empty() {
+                groups.push(Group { states, entries, repeats });
             }
         }
         groups
     }
+}
 
-    /// The states of a group to which something else leads.
-    fn entries(&self, group: &[&'m str]) -> Vec<&'m str> {
-        let outside: BTreeSet<&str> = self
-            .states
-            .iter()
-            .filter(|state| !group.contains(state))
-            .flat_map(|state| self.targets(state))
-            .chain([self.start])
-            .collect();
-        group.iter().copied().filter(|state| outside.contains(state)).collect()
-    }
+/// States that lead to each other, or one alone.
+struct Group<'m> {
+    states: BTreeSet<&'m str>,
+    /// Those to which something else leads.
+    entries: Vec<&'m str>,
+    /// A state of it leads to another, or to itself.
+    repeats: bool,
 }
 
 impl Translation {
@@ -146,7 +147,7 @@ impl Translation {
     pub(super) fn body(&mut self, machine: &Machine<'_>, around: &Around, first: Option<(String, Value)>) -> Graph {
         let states: BTreeSet<&str> = machine.states.keys().copied().collect();
         let region = Region { machine, states, start: machine.start, repeats: false };
-        let reached: BTreeSet<&str> = region.groups().into_iter().flatten().collect();
+        let reached: BTreeSet<&str> = region.groups().into_iter().flat_map(|group| group.states).collect();
         for state in machine.states.keys().filter(|state| !reached.contains(*state)) {
             self.refuse(state, "no state leads to it");
         }
@@ -193,15 +194,13 @@ impl Translation {
         let mut leaving = Vec::new();
         let mut waiting: BTreeMap<String, Vec<Exit>> = BTreeMap::new();
         for group in region.groups() {
-            let alone =
-                group.first().filter(|state| group.len() == 1 && !region.targets(state).any(|to| to == **state));
-            let head = match (alone, region.entries(&group).as_slice()) {
-                (Some(state), _) | (None, [state]) => *state,
-                (None, entries) => {
-                    let loops: Vec<_> = group.iter().map(|state| format!("\"{state}\"")).collect();
+            let head = match group.entries.as_slice() {
+                [state] => *state,
+                entries => {
+                    let states: Vec<_> = group.states.iter().take(20).map(|state| format!("\"{state}\"")).collect();
                     for entry in entries {
                         let reason = "is entered at several states: a loop here begins at one";
-                        self.refuse(entry, format!("the loop of {} {reason}", loops.join(", ")));
+                        self.refuse(entry, format!("the loop of {} {reason}", states.join(", ")));
                     }
                     continue;
                 }
@@ -209,9 +208,12 @@ impl Translation {
             let Some(state) = region.machine.states.get(head) else { continue };
             let ways = waiting.remove(head).unwrap_or_default();
             let (arrival, before) = self.arrive(state, ways, head == region.start, around, begin, graph);
-            let (entry, exits) = match alone {
-                Some(_) => self.state(state, &arrival, around, graph),
-                None => self.repeat(region.machine, head, &group, &arrival, around, graph),
+            let (entry, exits) = match group.repeats {
+                false => self.state(state, &arrival, around, graph),
+                true => {
+                    let region = Region { machine: region.machine, states: group.states, start: head, repeats: true };
+                    self.repeat(&region, &arrival, around, graph)
+                }
             };
             if let Some((from, way)) = before {
                 graph.edge(&from, &way, &entry);
@@ -271,16 +273,15 @@ impl Translation {
         id
     }
 
-    /// A loop that begins at `head` as a `while`.
+    /// A loop as a `while`.
     fn repeat(
         &mut self,
-        machine: &Machine<'_>,
-        head: &str,
-        group: &[&str],
+        region: &Region<'_, '_>,
         arrival: &Arrival,
         around: &Around,
         graph: &mut Graph,
     ) -> (String, Vec<Exit>) {
+        let head = region.start;
         let id = self.id(&self.node(head), "loop");
         self.depth += 1;
         if self.depth > MAX_LOOPS {
@@ -290,11 +291,8 @@ impl Translation {
         }
         let inside = around.within(&id, Some(frame(&id, "index")));
         let inside = Around { document: format!("{}.document", frame(&id, "input")), ..inside };
-        let states: BTreeSet<&str> = machine.states.keys().copied().filter(|state| group.contains(state)).collect();
-        let start = states.get(head).copied().unwrap_or(machine.start);
-        let region = Region { machine, states, start, repeats: true };
         let mut body = Graph::default();
-        let leaving = self.region(&region, &inside, None, &mut body);
+        let leaving = self.region(region, &inside, None, &mut body);
         let targets: BTreeSet<Option<String>> = leaving.iter().map(|exit| exit.to.clone()).collect();
         let mut ends = Vec::new();
         for exit in leaving {

@@ -1,5 +1,7 @@
 //! The nodes and edges that a translation makes.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 /// Nodes, edges among them, and the output if it is not that of the only sink.
@@ -56,9 +58,10 @@ impl Graph {
     }
 
     /// The one node that nothing leaves, if it is one.
-    pub(super) fn only_sink(&self) -> Option<&str> {
-        let left = |id: &str| self.edges.iter().any(|edge| edge["from"] == id || edge[0] == id);
-        let mut sinks = self.nodes.iter().filter_map(|node| node["id"].as_str()).filter(|id| !left(id));
+    pub(super) fn only_sink<'g>(&'g self) -> Option<&'g str> {
+        let from = |edge: &'g Value| edge.get("from").or(edge.get(0)).and_then(Value::as_str);
+        let left: HashSet<&str> = self.edges.iter().filter_map(from).collect();
+        let mut sinks = self.nodes.iter().filter_map(|node| node["id"].as_str()).filter(|id| !left.contains(id));
         sinks.next().filter(|_| sinks.next().is_none())
     }
 
