@@ -253,7 +253,8 @@ async fn recorded_executions_end_as_recorded() {
     }
     for handler in ["__tbd__", "_tbd_", "__tbc__", "lambda:invoke", "sqs:sendMessage"] {
         let (script, enqueuer) = (script.clone(), fleet.enqueuer.clone());
-        worker = worker.handler(handler, move |step: Step, input: Value| play(script.clone(), enqueuer.clone(), step, input));
+        worker = worker
+            .handler(handler, move |step: Step, input: Value| play(script.clone(), enqueuer.clone(), step, input));
     }
     fleet.add(worker).await;
     for case in runs {
@@ -264,9 +265,11 @@ async fn recorded_executions_end_as_recorded() {
             let waits = entered(&fleet, run).await;
             fleet.enqueuer.cancel(run).await.unwrap();
             let (state, _) = fleet.ended(run).await;
-            let recorded: Vec<String> = serde_json::from_value(case.recorded["steps_entered_in_order"].clone()).unwrap();
+            let recorded: Vec<String> =
+                serde_json::from_value(case.recorded["steps_entered_in_order"].clone()).unwrap();
             tokio::time::sleep(Duration::ZERO).await;
-            let result = same("state", &state.as_str(), &"canceled").and_then(|()| same("states entered", &waits, &recorded));
+            let result =
+                same("state", &state.as_str(), &"canceled").and_then(|()| same("states entered", &waits, &recorded));
             told.tell(&case.id, result.map(|()| "canceled, and no other state entered".to_owned()));
             continue;
         }

@@ -34,7 +34,8 @@ fn scenarios(path: &Path) -> Vec<Scenario> {
         let parts: Vec<&str> = rest.split("\"\"\"").collect();
         for (place, said) in parts.iter().enumerate().step_by(2) {
             let document = parts.get(place + 1).map(|document| yaml::parse(document.strip_prefix("yaml").unwrap()));
-            let lines: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+            let lines: Vec<_> =
+                said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
             for (at, line) in lines.iter().enumerate() {
                 let document = document.clone().filter(|_| at + 1 == lines.len());
                 match document {
@@ -115,7 +116,8 @@ impl Flow {
         if let Some(set) = task.get("set") {
             next(self, id, json!({"type": "set", "output": values(set, &given, &given)}));
         } else if let Some(call) = task.get("with") {
-            let uri = call["endpoint"]["uri"].as_str().unwrap().replace('{', &format!("{{{{ {given}.")).replace('}', " }}");
+            let uri =
+                call["endpoint"]["uri"].as_str().unwrap().replace('{', &format!("{{{{ {given}.")).replace('}', " }}");
             next(self, id, json!({"type": "task", "handler": "http", "input": {"method": call["method"], "uri": uri}}));
         } else if event.is_object() {
             next(self, id, json!({"type": "task", "handler": "emit", "input": values(event, &given, &given)}));
@@ -131,7 +133,11 @@ impl Flow {
             for case in cases.as_array().unwrap() {
                 let case = case.as_object().unwrap().values().next().unwrap();
                 let when = case["when"].as_str().map_or_else(|| "true".to_owned(), |when| jq(when, &given, &given));
-                left.push((id.to_owned(), Some(format!("({when}) and not ({earlier})")), case["then"].as_str().map(str::to_owned)));
+                left.push((
+                    id.to_owned(),
+                    Some(format!("({when}) and not ({earlier})")),
+                    case["then"].as_str().map(str::to_owned),
+                ));
                 earlier = format!("{earlier} or {when}");
             }
             left.push((id.to_owned(), Some(format!("not ({earlier})")), None));
@@ -154,7 +160,11 @@ fn whole(expression: &str) -> Value {
 /// A value in which texts may be `${ … }`.
 fn values(value: &Value, dot: &str, input: &str) -> Value {
     match value {
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), values(value, dot, input))).collect::<serde_json::Map<_, _>>().into(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), values(value, dot, input)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
         Value::String(text) if text.starts_with("${") => whole(&jq(text, dot, input)),
         plain => plain.clone(),
     }
@@ -243,7 +253,9 @@ async fn check(fleet: &TestFleet, scenario: &Scenario, run: Uuid) -> Result<Stri
                 let missing = names.iter().filter(|name| **name != "," && value.get(name).is_none());
                 same("missing properties", &missing.collect::<Vec<_>>(), &Vec::new())?;
             }
-            (["the", "workflow", "output", "should", "have", "a", name, ..], Some(expected)) => same(name, &value[*name], expected)?,
+            (["the", "workflow", "output", "should", "have", "a", name, ..], Some(expected)) => {
+                same(name, &value[*name], expected)?
+            }
             ([name, "should", "run", "first"], None) => same("first", &ran[0].as_str(), name)?,
             ([name, "should", "run", "last"], None) => same("last", &ran[ran.len() - 1].as_str(), name)?,
             other => panic!("nothing is known of {other:?}"),

@@ -20,7 +20,8 @@ fn imported(name: &str, machine: &Value) -> Value {
 type Row = (&'static str, Value, Value, Result<Value, &'static str>);
 
 fn rows() -> Vec<Row> {
-    let count = json!({"Type": "Pass", "Parameters": {"n.$": "States.MathAdd($.n, 1)", "to.$": "$.to"}, "Next": "enough"});
+    let count =
+        json!({"Type": "Pass", "Parameters": {"n.$": "States.MathAdd($.n, 1)", "to.$": "$.to"}, "Next": "enough"});
     let enough = |more: &str| {
         json!({"Type": "Choice", "Choices": [
             {"Variable": "$.n", "NumericGreaterThanPath": "$.to", "Next": "over"},
@@ -37,9 +38,11 @@ fn rows() -> Vec<Row> {
     nested["StartAt"] = json!("next item");
     nested["States"]["next item"] = json!({"Type": "Choice", "Choices": [
         {"Variable": "$.left[0]", "IsPresent": true, "Next": "set out"}], "Default": "all"});
-    nested["States"]["set out"] = json!({"Type": "Pass", "Parameters": {"n": 0, "to.$": "$.left[0]", "left.$": "$.left"}, "Next": "count"});
+    nested["States"]["set out"] =
+        json!({"Type": "Pass", "Parameters": {"n": 0, "to.$": "$.left[0]", "left.$": "$.left"}, "Next": "count"});
     nested["States"]["count"]["Parameters"]["left.$"] = json!("$.left");
-    nested["States"]["done"] = json!({"Type": "Task", "Resource": "rest", "InputPath": "$.left", "ResultPath": "$.left", "Next": "next item"});
+    nested["States"]["done"] =
+        json!({"Type": "Task", "Resource": "rest", "InputPath": "$.left", "ResultPath": "$.left", "Next": "next item"});
     nested["States"]["all"] = json!({"Type": "Succeed", "OutputPath": "$.n"});
     let alternatives = machine(
         "which",
@@ -122,7 +125,9 @@ fn rows() -> Vec<Row> {
         ),
         (
             "its-time-is-over",
-            caught(json!({"Resource": "sleep", "Parameters": {"seconds": 60}, "TimeoutSeconds": 1, "ResultPath": null})),
+            caught(
+                json!({"Resource": "sleep", "Parameters": {"seconds": 60}, "TimeoutSeconds": 1, "ResultPath": null}),
+            ),
             json!({"x": 1}),
             Ok(json!({"x": 1, "error": {"Error": "States.Timeout", "Cause": "the handler did not finish within 1s"}})),
         ),
@@ -131,7 +136,9 @@ fn rows() -> Vec<Row> {
             "map-and-parallel",
             each,
             json!({"list": [5, null]}),
-            Ok(json!({"list": [5, null], "each": {"made": [{"left": 5, "right": {"at": 0, "of": null}}, {"left": null, "right": {"at": 1, "of": null}}]}})),
+            Ok(
+                json!({"list": [5, null], "each": {"made": [{"left": 5, "right": {"at": 0, "of": null}}, {"left": null, "right": {"at": 1, "of": null}}]}}),
+            ),
         ),
         (
             "texts",

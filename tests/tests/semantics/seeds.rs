@@ -53,7 +53,10 @@ async fn conditions_comparisons_and_loops_give_what_that_engine_says() {
     fleet.apply(json!({"name": "order", "nodes": [{"id": "o", "type": "set", "output": order}]})).await;
     for row in rows("compare") {
         let (_, sign) = fleet.complete("order", json!([row[0], row[1]])).await;
-        told.tell(&format!("order of {} and {}", row[0], row[1]), same("sign", &sign, &row[2]).map(|()| sign.to_string()));
+        told.tell(
+            &format!("order of {} and {}", row[0], row[1]),
+            same("sign", &sign, &row[2]).map(|()| sign.to_string()),
+        );
     }
     for row in rows("loops") {
         let (config, expected) = (&row["config"], &row["expect"]);
@@ -62,7 +65,8 @@ async fn conditions_comparisons_and_loops_give_what_that_engine_says() {
             Some(count) => format!("input.index < {count}"),
             None => config["condition"].as_str().unwrap().replace('$', "input"),
         };
-        let pass = json!({"index": "{{ frame.input.index + 1 }}", "results": "{{ frame.input.results + [frame.index] }}"});
+        let pass =
+            json!({"index": "{{ frame.input.index + 1 }}", "results": "{{ frame.input.results + [frame.index] }}"});
         let again = json!({
             "id": "again", "type": "while", "when": condition, "on_limit": "stop", "input": {"index": 0, "results": []},
             "max_iterations": config["max_iterations"].as_u64().unwrap_or(100),
@@ -70,7 +74,8 @@ async fn conditions_comparisons_and_loops_give_what_that_engine_says() {
         });
         fleet.apply(json!({"name": "loop", "nodes": [again]})).await;
         let (run, output) = fleet.complete("loop", row["input"].clone()).await;
-        let passes: i64 = fleet.ask("select count(*) from longshore.frames where run_id = $1 and iteration >= 0", run).await;
+        let passes: i64 =
+            fleet.ask("select count(*) from longshore.frames where run_id = $1 and iteration >= 0", run).await;
         let results = output["results"].as_array().unwrap().len();
         let result = same("iterations", &json!(passes), &expected["iterations"])
             .and_then(|()| same("results", &json!(results), expected.get("results").unwrap_or(&json!(passes))));
@@ -107,12 +112,15 @@ async fn retries_retrieval_and_waves_are_as_that_engine_says() {
     let mut fleet = TestFleet::publish([]).await;
     let (gate, asked) = (Gate::default(), Asked::default());
     let heard = asked.clone();
-    let worker = fleet.worker().queue("default", Slots(8)).gate(&gate).handler("again", async |step: Step, _: Value| {
-        if step.attempt() == 1 {
-            return Err(Failure::retry_after("asks to be tried again", Duration::from_millis(10)).named("retry_requested"));
-        }
-        Ok(json!({"ok": true}))
-    });
+    let worker =
+        fleet.worker().queue("default", Slots(8)).gate(&gate).handler("again", async |step: Step, _: Value| {
+            if step.attempt() == 1 {
+                return Err(
+                    Failure::retry_after("asks to be tried again", Duration::from_millis(10)).named("retry_requested")
+                );
+            }
+            Ok(json!({"ok": true}))
+        });
     let worker = worker.handler("retrieve", move |_: Step, retriever: Value| {
         let heard = heard.clone();
         async move {
@@ -141,7 +149,8 @@ async fn retries_retrieval_and_waves_are_as_that_engine_says() {
         "max_iterations": memory["nodes"][0]["config"]["retryMaxAttempts"], "body": {"nodes": [{"id": "call", "type": "set", "output": pass}]}});
     fleet.apply(json!({"name": "memory", "nodes": [tries]})).await;
     let (run, output) = fleet.complete("memory", json!({})).await;
-    let passes: i64 = fleet.ask("select count(*) from longshore.frames where run_id = $1 and iteration >= 0", run).await;
+    let passes: i64 =
+        fleet.ask("select count(*) from longshore.frames where run_id = $1 and iteration >= 0", run).await;
     let result = same("marker", &output["found"], &memory["expect"]["output.marker"])
         .and_then(|()| same("passes", &json!(passes), &memory["expect"]["attemptCount"]));
     told.tell("rex-p3-3", result.map(|()| "what the first pass gives is there in the second".to_owned()));
@@ -150,7 +159,9 @@ async fn retries_retrieval_and_waves_are_as_that_engine_says() {
         ("rex-p4-1", json!("{{ run.input.retrievers }}")),
         (
             "rex-p4-3",
-            json!("{{ run.input.retrievers|selectattr('key', 'eq', run.input.preferred)|list + run.input.retrievers|rejectattr('key', 'eq', run.input.preferred)|list }}"),
+            json!(
+                "{{ run.input.retrievers|selectattr('key', 'eq', run.input.preferred)|list + run.input.retrievers|rejectattr('key', 'eq', run.input.preferred)|list }}"
+            ),
         ),
     ] {
         let case = case(id);
@@ -161,7 +172,9 @@ async fn retries_retrieval_and_waves_are_as_that_engine_says() {
         let expect = &case["expect"];
         let asked = asked.lock().unwrap().clone();
         let result = same("selected", &output["selected"], &expect["orchestration"]["selectedRetrieverKey"])
-            .and_then(|()| same("asked first", &json!(asked[0]), expect.get("query_order_first").unwrap_or(&json!(asked[0]))))
+            .and_then(|()| {
+                same("asked first", &json!(asked[0]), expect.get("query_order_first").unwrap_or(&json!(asked[0])))
+            })
             .and_then(|()| same("asked", &json!(asked), expect.get("query_order").unwrap_or(&json!(asked))));
         told.tell(id, result.map(|()| format!("asked {}", asked.join(", "))));
     }

@@ -70,9 +70,6 @@ fn scalar(text: &str) -> Value {
 #[test]
 fn what_the_cases_use_is_read() {
     let text = "a:\n  - b: 1 #one\n    c: 'x: y'\n  - d:\n      e: [ red, 2 ]\nf: ${ .g } \n";
-    assert_eq!(
-        parse(text),
-        json!({"a": [{"b": 1, "c": "x: y"}, {"d": {"e": ["red", 2]}}], "f": "${ .g }"})
-    );
+    assert_eq!(parse(text), json!({"a": [{"b": 1, "c": "x: y"}, {"d": {"e": ["red", 2]}}], "f": "${ .g }"}));
     assert_eq!(parse(" 1\n"), json!(1));
 }

@@ -66,9 +66,13 @@ fn a_state_is_one_node_where_the_document_is_its_result() {
     assert_eq!(chain["nodes"].as_array().unwrap().len(), 3);
     assert_eq!(chain["edges"], json!([["a", "b"], ["b", "c"]]));
     assert!(chain["nodes"].as_array().unwrap().iter().all(|node| node.get("input").is_none()), "{chain}");
-    let kept = imported(json!({"a": task(json!({"ResultPath": "$.r", "InputPath": "$.i", "OutputPath": "$.r['x y'][0]"}))}));
+    let kept =
+        imported(json!({"a": task(json!({"ResultPath": "$.r", "InputPath": "$.i", "OutputPath": "$.r['x y'][0]"}))}));
     assert_eq!(node(&kept, "a")["input"], "{{ run.input.i|required }}");
-    assert_eq!(node(&kept, "a.output")["output"], r#"{{ (run.input|put(["r"], nodes.a.output)).r["x y"][0]|required }}"#);
+    assert_eq!(
+        node(&kept, "a.output")["output"],
+        r#"{{ (run.input|put(["r"], nodes.a.output)).r["x y"][0]|required }}"#
+    );
 }
 
 #[test]
@@ -98,12 +102,30 @@ fn what_has_no_translation_is_refused_with_the_state_and_the_reason() {
         (json!({"Type": "Pass", "InputPath": "$..a", "End": true}), "may lead to several places"),
         (json!({"Type": "Pass", "OutputPath": "$x.a", "End": true}), "`$x.a` names a variable"),
         (json!({"Type": "Pass", "ResultPath": "x", "Result": 1, "End": true}), "ResultPath: `x` is no path"),
-        (json!({"Type": "Pass", "Parameters": {"x.$": "$$.State.EnteredTime"}, "End": true}), "`.State.EnteredTime` of the context has no counterpart"),
-        (json!({"Type": "Pass", "Parameters": {"x.$": "$$.Task.Token"}, "End": true}), "`.Task.Token` of the context is not known here"),
-        (json!({"Type": "Pass", "Parameters": {"x.$": "States.UUID()"}, "End": true}), "`States.UUID` with 0 arguments is not translated"),
-        (json!({"Type": "Pass", "Parameters": {"x.$": 5}, "End": true}), "Parameters.x.$: the value of a name that ends in"),
-        (json!({"Type": "Pass", "QueryLanguage": "JSONata", "Output": "{% $sum($states.input) %}", "End": true}), "of JSONata only paths"),
-        (json!({"Type": "Pass", "QueryLanguage": "JSONata", "Output": "{% $states.result %}", "End": true}), "`$states.result` is not known here"),
+        (
+            json!({"Type": "Pass", "Parameters": {"x.$": "$$.State.EnteredTime"}, "End": true}),
+            "`.State.EnteredTime` of the context has no counterpart",
+        ),
+        (
+            json!({"Type": "Pass", "Parameters": {"x.$": "$$.Task.Token"}, "End": true}),
+            "`.Task.Token` of the context is not known here",
+        ),
+        (
+            json!({"Type": "Pass", "Parameters": {"x.$": "States.UUID()"}, "End": true}),
+            "`States.UUID` with 0 arguments is not translated",
+        ),
+        (
+            json!({"Type": "Pass", "Parameters": {"x.$": 5}, "End": true}),
+            "Parameters.x.$: the value of a name that ends in",
+        ),
+        (
+            json!({"Type": "Pass", "QueryLanguage": "JSONata", "Output": "{% $sum($states.input) %}", "End": true}),
+            "of JSONata only paths",
+        ),
+        (
+            json!({"Type": "Pass", "QueryLanguage": "JSONata", "Output": "{% $states.result %}", "End": true}),
+            "`$states.result` is not known here",
+        ),
         (json!({"Type": "Wait", "Seconds": -1, "End": true}), "Seconds is no such time"),
         (json!({"Type": "Wait", "Seconds": 1, "SecondsPath": "$.s", "End": true}), "it needs one of Seconds"),
         (task(json!({"HeartbeatSeconds": 5})), "HeartbeatSeconds is translated with .waitForTaskToken only"),
@@ -112,19 +134,49 @@ fn what_has_no_translation_is_refused_with_the_state_and_the_reason() {
         (task(json!({"Retry": [{"ErrorEquals": ["A"]}, {"ErrorEquals": ["B"]}]})), "there are several retriers"),
         (task(json!({"Retry": [{"ErrorEquals": []}]})), "Retry: ErrorEquals is no list of names"),
         (task(json!({"Retry": [{"ErrorEquals": ["A"], "JitterStrategy": "HALF"}]})), "there is no JitterStrategy HALF"),
-        (task(json!({"Retry": [{"ErrorEquals": ["States.Runtime"]}]})), "States.Runtime is a mistake in the machine's own paths"),
-        (task(json!({"Catch": [{"ErrorEquals": ["States.HeartbeatTimeout"], "Next": "e"}]})), "the state waits for no heartbeat"),
-        (task(json!({"Catch": [{"ErrorEquals": ["A"], "Next": "e", "Assign": {}}]})), "Catch: Assign is not translated"),
+        (
+            task(json!({"Retry": [{"ErrorEquals": ["States.Runtime"]}]})),
+            "States.Runtime is a mistake in the machine's own paths",
+        ),
+        (
+            task(json!({"Catch": [{"ErrorEquals": ["States.HeartbeatTimeout"], "Next": "e"}]})),
+            "the state waits for no heartbeat",
+        ),
+        (
+            task(json!({"Catch": [{"ErrorEquals": ["A"], "Next": "e", "Assign": {}}]})),
+            "Catch: Assign is not translated",
+        ),
         (json!({"Type": "Choice", "Choices": [], "Default": "e"}), "Choices has no rule"),
-        (json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "StringEquals": 5, "Next": "e"}]}), "StringEquals compares with no such value as 5"),
-        (json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "BooleanLessThan": true, "Next": "e"}]}), "there is no operator BooleanLessThan"),
-        (json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "StringMatches": "\\*", "Next": "e"}]}), "StringMatches: `\\` is not translated"),
+        (
+            json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "StringEquals": 5, "Next": "e"}]}),
+            "StringEquals compares with no such value as 5",
+        ),
+        (
+            json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "BooleanLessThan": true, "Next": "e"}]}),
+            "there is no operator BooleanLessThan",
+        ),
+        (
+            json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "StringMatches": "\\*", "Next": "e"}]}),
+            "StringMatches: `\\` is not translated",
+        ),
         (json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "IsNull": true}]}), "Next is missing"),
-        (json!({"Type": "Map", "ItemReader": {}, "ItemProcessor": machine(json!({"b": end})), "End": true}), "StartAt names \"a\", which is no state"),
-        (json!({"Type": "Map", "ItemReader": {}, "ItemProcessor": {"StartAt": "b", "States": {"b": end}}, "End": true}), "ItemReader is not translated"),
-        (json!({"Type": "Map", "ItemProcessor": {"ProcessorConfig": {"Mode": "X"}, "StartAt": "b", "States": {"b": end}}, "End": true}), "ProcessorConfig.Mode \"X\" is not translated"),
+        (
+            json!({"Type": "Map", "ItemReader": {}, "ItemProcessor": machine(json!({"b": end})), "End": true}),
+            "StartAt names \"a\", which is no state",
+        ),
+        (
+            json!({"Type": "Map", "ItemReader": {}, "ItemProcessor": {"StartAt": "b", "States": {"b": end}}, "End": true}),
+            "ItemReader is not translated",
+        ),
+        (
+            json!({"Type": "Map", "ItemProcessor": {"ProcessorConfig": {"Mode": "X"}, "StartAt": "b", "States": {"b": end}}, "End": true}),
+            "ProcessorConfig.Mode \"X\" is not translated",
+        ),
         (json!({"Type": "Parallel", "Branches": [], "End": true}), "Branches is no list of machines"),
-        (json!({"Type": "Parallel", "Branches": [{"StartAt": "e", "States": {"e": end}}], "End": true}), "another state has this name"),
+        (
+            json!({"Type": "Parallel", "Branches": [{"StartAt": "e", "States": {"e": end}}], "End": true}),
+            "another state has this name",
+        ),
     ] {
         let told = refusals(&machine(json!({"a": state, "e": end})));
         assert!(told.contains(why), "{state}: {told}");
@@ -149,7 +201,8 @@ fn a_loop_that_begins_at_several_states_is_refused_by_its_states() {
         "d": {"Type": "Succeed"}})));
     assert!(told.contains("state \"b\": the loop of \"b\", \"c\" is entered at several states"), "{told}");
     // while one that leads to itself is a loop of one state
-    let own = imported(json!({"a": {"Type": "Choice", "Choices": [rule("b")], "Default": "a"}, "b": {"Type": "Succeed"}}));
+    let own =
+        imported(json!({"a": {"Type": "Choice", "Choices": [rule("b")], "Default": "a"}, "b": {"Type": "Succeed"}}));
     assert_eq!(node(&own, "a.loop")["type"], "while");
 }
 
