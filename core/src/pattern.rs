@@ -16,3 +16,26 @@ pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     }
     rest.ends_with(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_stands_for_any_text_where_its_star_is() {
+        for (pattern, text, expected) in [
+            ("timeout", "timeout", true),
+            ("timeout", "timeouts", false),
+            ("*", "", true),
+            ("bad_*", "bad_luck", true),
+            ("bad_*", "too_bad", false),
+            ("*_bad", "too_bad", true),
+            ("a*b*c", "a-b-c", true),
+            ("a*b*c", "acb", false),
+            ("a*a", "a", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+}

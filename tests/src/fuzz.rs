@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use chrono::DateTime;
-use longshore::wfcommons;
+use longshore::{asl, wfcommons};
 use longshore_core::definition::{Definition, Problems};
 use longshore_core::duration;
 use longshore_core::error::{DELAY_INVALID, EXPRESSION_FAILED, ErrorKind, MAX_MESSAGE, StepError};
@@ -29,12 +29,13 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "definition", run: definition },
     Target { name: "expression", run: expression },
     Target { name: "template", run: template },
     Target { name: "duration", run: duration_text },
     Target { name: "wfformat", run: wfformat },
+    Target { name: "asl", run: asl },
     Target { name: "payload", run: payload },
 ];
 
@@ -104,7 +105,13 @@ fn evaluate(graph: &Graph, input: &Value) {
                 let verdicts = graph.judge(node.number, &values, &[signal]).expect("it is a wait");
                 assert!(verdicts.iter().all(|verdict| verdict.signal == 1));
             }
-            NodeKind::Fail => permanent(&graph.failure(node.number, &values).unwrap_or_else(|error| error)),
+            NodeKind::Fail => match graph.failure(node.number, &values) {
+                // that of a node which says that it may be tried again
+                Ok(told) if told.kind == ErrorKind::Retryable => {
+                    permanent(&StepError { kind: ErrorKind::Permanent, ..told })
+                }
+                Ok(told) | Err(told) => permanent(&told),
+            },
             NodeKind::Terminate => {
                 graph.termination(node.number, &values).map_or_else(|error| permanent(&error), |_| ());
             }
@@ -227,6 +234,22 @@ pub fn wfformat(input: &[u8]) {
             assert!(seconds.is_some_and(|seconds| seconds >= 0.0), "{} sleeps for {:?}", node.id, node.input);
         }
         Graph::compile(&read).expect("what is imported compiles");
+    }
+}
+
+/// A state machine: it is refused with reasons, or it is a definition that passes the check.
+pub fn asl(input: &[u8]) {
+    let Ok(machine) = serde_json::from_slice::<Value>(input) else { return };
+    match asl::definition(&machine, "imported") {
+        Ok(written) => {
+            let read = Definition::from_json(&written).unwrap_or_else(|problems| panic!("imported: {problems}"));
+            let graph = Graph::compile(&read).expect("what is imported compiles");
+            evaluate(&graph, &json!({"a": [1, "b", null, {"c": true}], "text": "x", "n": 5}));
+        }
+        Err(refused) => {
+            assert!(!refused.0.is_empty(), "a refusal says why");
+            assert!(refused.0.iter().all(|refusal| !refusal.reason.is_empty()), "{refused}");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The examples of the reference do what it says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use longshore::asl;
 use longshore_tests::TestFleet;
 use serde_json::Value;
 
@@ -26,11 +27,16 @@ async fn every_example_does_what_the_reference_says() {
         "foreach",
         "while",
         "try",
+        "import",
     ] {
         let of_it = |example: &&Value| example["workflow"]["name"] == word;
         assert_eq!(examples.iter().filter(of_it).count(), 1, "one example of {word}");
     }
-    let mut fleet = TestFleet::publish(examples.iter().map(|example| example["workflow"].clone())).await;
+    let definition = |example: &Value| match example.get("machine") {
+        Some(machine) => asl::definition(machine, example["workflow"]["name"].as_str().unwrap()).unwrap(),
+        None => example["workflow"].clone(),
+    };
+    let mut fleet = TestFleet::publish(examples.iter().map(definition)).await;
     fleet.work(8).await;
     for example in &examples {
         let name = example["workflow"]["name"].as_str().unwrap();

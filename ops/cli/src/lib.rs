@@ -2,6 +2,7 @@
 //! project's own tests: the embedded Postgres, the fleet of worker processes, the sample workflows and
 //! the WfCommons import. It prints nothing; the commands in `main.rs` do.
 
+pub mod asl;
 pub mod bench;
 pub mod exit;
 pub mod postgres;

@@ -219,7 +219,7 @@ pub fn name_of(path: &Path) -> String {
 
 /// The ids in the form a definition allows, still unique: an id that is allowed stays, another is spelled
 /// with `_` and gets a number where that is taken.
-fn allowed_ids<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+pub(crate) fn allowed_ids<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
     let mut taken: HashSet<String> =
         ids.clone().filter(|id| allowed(id, LONGEST_ID) == **id).map(str::to_owned).collect();
     let mut numbers = HashMap::new();
@@ -244,7 +244,7 @@ fn allowed_ids<'a>(ids: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
 }
 
 /// A text of the file in a message, cut to a bearable length and escaped.
-struct Short<'a>(&'a str);
+pub(crate) struct Short<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Short<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -253,7 +253,7 @@ impl fmt::Display for Short<'_> {
     }
 }
 
-fn allowed(text: &str, longest: usize) -> String {
+pub(crate) fn allowed(text: &str, longest: usize) -> String {
     let spelled: String = text
         .chars()
         .take(longest)

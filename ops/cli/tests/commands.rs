@@ -218,6 +218,28 @@ fn definitions_are_checked_without_a_database_and_every_problem_is_named() {
 }
 
 #[test]
+fn a_state_machine_is_imported_or_refused_by_state_and_reason() {
+    const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples/refund.asl.json");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("refund.json");
+    let printed = longshore_without_database(&["import", "asl", SAMPLE], "");
+    let written = longshore_without_database(&["import", "asl", SAMPLE, "--out", out.to_str().unwrap()], "");
+    assert_eq!((printed.code, written.code, written.stdout.as_str()), (Some(0), Some(0), ""), "{}", written.stderr);
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), printed.stdout);
+    assert_eq!(printed.json()["name"], "refund");
+    let validated = longshore_without_database(&["workflow", "validate", out.to_str().unwrap(), "-o", "json"], "");
+    assert_eq!(validated.json()["valid"], true);
+    let named = longshore_without_database(&["import", "asl", SAMPLE, "--name", "pay-back"], "");
+    assert_eq!(named.json()["name"], "pay-back");
+    let machine = json!({"StartAt": "a", "States": {"a": {"Type": "Map", "ItemReader": {}, "End": true}}});
+    std::fs::write(&out, machine.to_string()).unwrap();
+    let refused = longshore_without_database(&["import", "asl", out.to_str().unwrap()], "");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    assert!(refused.stderr.contains("state \"a\": ItemReader is not translated"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("state \"a\": it needs an ItemProcessor"), "{}", refused.stderr);
+}
+
+#[test]
 fn a_command_without_a_database_says_how_to_name_one() {
     for arguments in [["run", "list"], ["doctor", "--strict"]] {
         let said = longshore_without_database(&arguments, "");

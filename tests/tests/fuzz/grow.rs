@@ -16,6 +16,7 @@ pub(crate) fn grow(rng: &mut StdRng, target: &str) -> Vec<u8> {
         "template" => format!("{}\n{}", template(rng, 3), value(rng, 4)).into_bytes(),
         "duration" => duration(rng).into_bytes(),
         "wfformat" => wfformat(rng),
+        "asl" => machine(rng, 2).to_string().into_bytes(),
         _ => value(rng, 6).to_string().into_bytes(),
     }
 }
@@ -303,6 +304,68 @@ fn schema(rng: &mut StdRng, depth: usize) -> Value {
         6 => json!({"items": schema(rng, depth - 1)}),
         _ => json!({"not": schema(rng, depth - 1)}),
     }
+}
+
+/// A state machine of a few states that lead anywhere.
+fn machine(rng: &mut StdRng, depth: usize) -> Value {
+    let names: Vec<String> = (0..rng.random_range(1..6_u32))
+        .map(|n| format!("{depth}{}{n}", pick(rng, &["", "é ", "\"", "a.output"])))
+        .collect();
+    let states: Map<String, Value> = names.iter().map(|name| (name.clone(), state(rng, &names, depth))).collect();
+    let mut machine = json!({"StartAt": names[0], "States": states});
+    if rng.random_range(0..10) == 0 {
+        machine["TimeoutSeconds"] = json!(rng.random_range(0..9));
+    }
+    machine
+}
+
+fn state(rng: &mut StdRng, names: &[String], depth: usize) -> Value {
+    let to = |rng: &mut StdRng| names[rng.random_range(0..names.len())].clone();
+    let path = |rng: &mut StdRng| {
+        json!(pick(
+            rng,
+            &["$", "$.a", "$.a[0]", "$.text", "$['x y'].n", "$$.Map.Item.Index", "$$.Task.Token", "$.a[*]", "{{"]
+        ))
+    };
+    let mut state = match rng.random_range(0..8) {
+        0 => {
+            json!({"Type": "Choice", "Choices": [{"Variable": path(rng), pick(rng, &["NumericLessThan", "StringEquals", "IsPresent", "IsNull", "TimestampEqualsPath"]): value(rng, 0), "Next": to(rng)},
+            {"And": [{"Variable": "$.n", "NumericEquals": 5}, {"Not": {"Variable": "$.text", "StringMatches": "*"}}], "Next": to(rng)}]})
+        }
+        1 => json!({"Type": "Wait", "SecondsPath": path(rng)}),
+        2 => json!({"Type": "Fail", "Error": value(rng, 0)}),
+        3 => json!({"Type": "Succeed"}),
+        4 if depth > 0 => json!({"Type": "Parallel", "Branches": [machine(rng, depth - 1)]}),
+        5 if depth > 0 => {
+            json!({"Type": "Map", "ItemsPath": path(rng), "ItemSelector": {"a.$": path(rng)}, "MaxConcurrencyPath": path(rng), "ItemProcessor": machine(rng, depth - 1)})
+        }
+        6 => json!({"Type": "Pass", "Result": value(rng, 2)}),
+        _ => json!({"Type": "Task", "Resource": pick(rng, &["x", "arn:aws:states:::sqs:sendMessage.waitForTaskToken"]),
+            "Parameters": {"b.$": path(rng), "c": value(rng, 2)}, "HeartbeatSeconds": 5,
+            "Retry": [{"ErrorEquals": ["States.ALL"], "MaxAttempts": rng.random_range(0..4)}],
+            "Catch": [{"ErrorEquals": [pick(rng, &["States.ALL", "A", "States.Timeout", "States.TaskFailed"])], "ResultPath": path(rng), "Next": to(rng)}]}),
+    };
+    match rng.random_range(0..5) {
+        0 => state["End"] = json!(true),
+        _ => state["Next"] = json!(to(rng)),
+    }
+    if state["Type"] == "Choice" || state["Type"] == "Succeed" || state["Type"] == "Fail" {
+        let map = state.as_object_mut().unwrap();
+        map.remove("Next");
+        map.remove("End");
+        if map["Type"] == "Choice" && rng.random() {
+            map.insert("Default".to_owned(), json!(to(rng)));
+        }
+    }
+    if state["Resource"] == "x" {
+        state.as_object_mut().unwrap().remove("HeartbeatSeconds");
+    }
+    for field in ["InputPath", "ResultPath", "OutputPath"] {
+        if rng.random_range(0..4) == 0 {
+            state[field] = path(rng);
+        }
+    }
+    state
 }
 
 fn wfformat(rng: &mut StdRng) -> Vec<u8> {

@@ -45,6 +45,7 @@ fn cases(target: &str) -> Vec<Vec<u8>> {
     let folders: &[&str] = match target {
         "wfformat" => &["dags"],
         "definition" | "payload" => &["seed-workflows"],
+        "asl" => &["semantics/aws"],
         _ => &[],
     };
     let entries = folders.iter().filter_map(|folder| fs::read_dir(cases.join(folder)).ok()).flatten().flatten();
@@ -161,6 +162,11 @@ fn any_duration_is_refused_or_reads_back_from_its_shortest_text() {
 #[test]
 fn any_wfformat_file_is_refused_or_is_a_definition_that_passes_the_check() {
     fuzz("wfformat");
+}
+
+#[test]
+fn any_state_machine_is_refused_or_is_a_definition_that_passes_the_check() {
+    fuzz("asl");
 }
 
 #[test]

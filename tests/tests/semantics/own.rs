@@ -1,0 +1,239 @@
+//! State machines of our own through the importer, on a real fleet: what the recorded ones leave out.
+
+use longshore::asl;
+use longshore_enqueuer::Enqueuer;
+use longshore_tests::TestFleet;
+use longshore_worker::{Failure, Slots, Step};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A machine of these states, of which the first is the start.
+fn machine(start: &str, states: Value) -> Value {
+    json!({"StartAt": start, "States": states})
+}
+
+fn imported(name: &str, machine: &Value) -> Value {
+    asl::definition(machine, name).unwrap_or_else(|refused| panic!("{name}: {refused}"))
+}
+
+/// A machine, what it is given, and its end: the output, or the error's name in the language of the machine.
+type Row = (&'static str, Value, Value, Result<Value, &'static str>);
+
+fn rows() -> Vec<Row> {
+    let count =
+        json!({"Type": "Pass", "Parameters": {"n.$": "States.MathAdd($.n, 1)", "to.$": "$.to"}, "Next": "enough"});
+    let enough = |more: &str| {
+        json!({"Type": "Choice", "Choices": [
+            {"Variable": "$.n", "NumericGreaterThanPath": "$.to", "Next": "over"},
+            {"Variable": "$.n", "NumericEqualsPath": "$.to", "Next": "done"}], "Default": more})
+    };
+    let end = json!({"Type": "Pass", "End": true});
+    let looping = machine(
+        "count",
+        json!({"count": count, "enough": enough("wait"), "wait": {"Type": "Wait", "Seconds": 0, "Next": "count"},
+            "done": end, "over": {"Type": "Fail", "Error": "Over", "Cause": "too far"}}),
+    );
+    let mut nested = looping.clone();
+    // the inner loop counts; the outer one begins it anew for each item that is left
+    nested["StartAt"] = json!("next item");
+    nested["States"]["next item"] = json!({"Type": "Choice", "Choices": [
+        {"Variable": "$.left[0]", "IsPresent": true, "Next": "set out"}], "Default": "all"});
+    nested["States"]["set out"] =
+        json!({"Type": "Pass", "Parameters": {"n": 0, "to.$": "$.left[0]", "left.$": "$.left"}, "Next": "count"});
+    nested["States"]["count"]["Parameters"]["left.$"] = json!("$.left");
+    nested["States"]["done"] =
+        json!({"Type": "Task", "Resource": "rest", "InputPath": "$.left", "ResultPath": "$.left", "Next": "next item"});
+    nested["States"]["all"] = json!({"Type": "Succeed", "OutputPath": "$.n"});
+    let alternatives = machine(
+        "which",
+        json!({"which": {"Type": "Choice", "Choices": [{"Variable": "$.a", "BooleanEquals": true, "Next": "nothing"}], "Default": "both"},
+            "nothing": {"Type": "Pass", "Result": null, "Next": "both"}, "both": end}),
+    );
+    let rule = |n: u32| json!({"Variable": "$.n", "NumericEquals": n, "Next": format!("{}", n % 3)});
+    let states = ["0", "1", "2"].map(|name| (name.to_owned(), json!({"Type": "Pass", "Result": name, "End": true})));
+    let mut many = serde_json::Map::from_iter(states);
+    many.insert("many".to_owned(), json!({"Type": "Choice", "Choices": (0..100).map(rule).collect::<Vec<_>>()}));
+    let many = machine("many", Value::Object(many));
+    let task = |fields: Value| {
+        let mut task = json!({"Type": "Task", "Resource": "flaky", "End": true});
+        task.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        task
+    };
+    let caught = |fields: Value| {
+        let mut states = json!({"t": task(fields), "kept": end, "other": {"Type": "Fail", "Error": "Other"}});
+        states["t"]["Catch"] = json!([
+            {"ErrorEquals": ["Busy", "States.Timeout"], "ResultPath": "$.error", "Next": "kept"}, {"ErrorEquals": ["States.ALL"], "Next": "other"}]);
+        machine("t", states)
+    };
+    let each = machine(
+        "each",
+        json!({"each": {"Type": "Map", "ItemsPath": "$.list", "ItemSelector": {
+                "item.$": "$$.Map.Item.Value", "at.$": "$$.Map.Item.Index", "all.$": "$.list", "run.$": "$$.Execution.Input.list[0]"},
+            "ItemProcessor": {"StartAt": "both", "States": {"both": {"Type": "Parallel", "Branches": [
+                    {"StartAt": "left", "States": {"left": {"Type": "Pass", "InputPath": "$.item", "End": true}}},
+                    {"StartAt": "right", "States": {"right": {"Type": "Task", "Resource": "echo", "Parameters": {"at.$": "$.at", "of.$": "$.all[1]"}, "End": true}}}],
+                "ResultSelector": {"left.$": "$[0]", "right.$": "$[1]"}, "ResultPath": "$.made", "OutputPath": "$.made", "End": true}}},
+            "ResultPath": "$.each.made", "End": true}}),
+    );
+    let text = machine(
+        "ä b",
+        json!({"ä b": {"Type": "Pass", "Result": {"t": "{{ x }} {% y %}", "u": ["{{"]}, "ResultPath": "$.r", "Next": "c\"d"},
+            "c\"d": {"Type": "Pass", "Parameters": {"say.$": "States.Format('it\\'s {} of {}', $.r.t, $['a b'])", "name.$": "$$.State.Name",
+                "list.$": "States.Array($.r.u[0], 'x', 1.5, true, null, States.ArrayLength($.r.u))"}, "End": true}}),
+    );
+    let lazy = machine(
+        "guard",
+        json!({"guard": {"Type": "Choice", "Choices": [
+            {"Variable": "$.x", "IsPresent": false, "Next": "none"},
+            {"And": [{"Variable": "$.x.t", "TimestampGreaterThan": "2020-01-01T00:00:00Z"}, {"Not": {"Variable": "$.x.s", "StringMatches": "log-*.txt"}}], "Next": "new"}],
+            "Default": "old"},
+            "none": {"Type": "Pass", "Result": "none", "End": true}, "new": {"Type": "Pass", "Result": "new", "End": true},
+            "old": {"Type": "Succeed", "OutputPath": null}}),
+    );
+    let mut slow = machine("slow", json!({"slow": {"Type": "Wait", "Seconds": 60, "End": true}}));
+    slow["TimeoutSeconds"] = json!(1);
+    let query = json!({"QueryLanguage": "JSONata", "StartAt": "a", "States": {
+        "a": {"Type": "Task", "Resource": "echo", "Arguments": {"x": "{% $states.input.v[1] %}"},
+            "Output": {"was": "{% $states.input.v %}", "is": "{% $states.result.x %}"}, "Next": "b"},
+        "b": {"Type": "Choice", "Choices": [{"Condition": "{% $states.input.is.yes %}", "Next": "c"}], "Default": "d"},
+        "c": {"Type": "Map", "Items": "{% $states.input.was %}", "ItemSelector": {"i": "{% $states.context.Map.Item.Index %}"},
+            "ItemProcessor": {"StartAt": "e", "States": {"e": {"Type": "Pass", "Output": "{% $states.input.i %}", "End": true}}}, "End": true},
+        "d": {"Type": "Fail", "Error": "{% $states.input.is.why %}"}}});
+    vec![
+        ("loop-done", looping.clone(), json!({"n": 0, "to": 4}), Ok(json!({"n": 4, "to": 4}))),
+        ("loop-over", looping, json!({"n": 7, "to": 4}), Err("Over")),
+        ("loops-nested", nested.clone(), json!({"left": [3, 1, 2], "n": 9}), Ok(json!(2))),
+        ("loops-none", nested, json!({"left": [], "n": 9}), Ok(json!(9))),
+        ("null-document", alternatives.clone(), json!({"a": true}), Ok(json!(null))),
+        ("alternative", alternatives, json!({"a": false}), Ok(json!({"a": false}))),
+        ("rule-first", many.clone(), json!({"n": 0}), Ok(json!("0"))),
+        ("rule-late", many.clone(), json!({"n": 98}), Ok(json!("2"))),
+        ("rule-none", many, json!({"n": -1}), Err("States.NoChoiceMatched")),
+        (
+            "caught-by-name",
+            caught(json!({"Parameters": {"fail": 9, "name": "Busy"}})),
+            json!({"x": 1}),
+            Ok(json!({"x": 1, "error": {"Error": "Busy", "Cause": "attempt 1 of 9 that fail"}})),
+        ),
+        ("caught-by-all", caught(json!({"Parameters": {"fail": 9, "name": "Else"}})), json!({"x": 1}), Err("Other")),
+        (
+            "tried-again",
+            caught(json!({"Parameters": {"fail": 1, "output": 5, "name": "Else"}, "ResultPath": "$.y",
+                "Retry": [{"ErrorEquals": ["States.TaskFailed"], "MaxAttempts": 1, "IntervalSeconds": 1}]})),
+            json!({"x": 1}),
+            Ok(json!({"x": 1, "y": 5})),
+        ),
+        (
+            "its-time-is-over",
+            caught(
+                json!({"Resource": "sleep", "Parameters": {"seconds": 60}, "TimeoutSeconds": 1, "ResultPath": null}),
+            ),
+            json!({"x": 1}),
+            Ok(json!({"x": 1, "error": {"Error": "States.Timeout", "Cause": "the handler did not finish within 1s"}})),
+        ),
+        ("no-such-path", caught(json!({"Parameters": {"x.$": "$.a.b"}})), json!({"a": 1}), Err("States.Runtime")),
+        (
+            "map-and-parallel",
+            each,
+            json!({"list": [5, null]}),
+            Ok(
+                json!({"list": [5, null], "each": {"made": [{"left": 5, "right": {"at": 0, "of": null}}, {"left": null, "right": {"at": 1, "of": null}}]}}),
+            ),
+        ),
+        (
+            "texts",
+            text,
+            json!({"a b": 7}),
+            Ok(json!({"say": "it's {{ x }} {% y %} of 7", "name": "c\"d", "list": ["{{", "x", 1.5, true, null, 1]})),
+        ),
+        ("guard", lazy.clone(), json!({}), Ok(json!("none"))),
+        ("guarded", lazy.clone(), json!({"x": {"t": "2020-01-01T01:00:00+00:30", "s": "log-.txt2"}}), Ok(json!("new"))),
+        ("guarded-not", lazy, json!({"x": {"t": "2020-01-01T01:00:00+01:00", "s": 7}}), Ok(json!({}))),
+        ("machine-timeout", slow, json!({}), Err("States.Timeout")),
+        ("query", query.clone(), json!({"v": [0, {"yes": true}]}), Ok(json!([0, 1]))),
+        ("query-fails", query, json!({"v": [0, {"yes": 1, "why": "Because"}]}), Err("Because")),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_of_our_own_do_what_they_say() {
+    let rows = rows();
+    let definitions: Vec<_> = rows.iter().map(|(name, machine, ..)| imported(name, machine)).collect();
+    let mut fleet = TestFleet::publish(definitions).await;
+    let worker = fleet.worker().queue("default", Slots(20));
+    let worker = worker.handler("rest", async |_, items: Vec<Value>| Ok::<_, Failure>(items[1..].to_vec()));
+    fleet.add(worker).await;
+    let mut runs = Vec::new();
+    for (name, _, input, _) in &rows {
+        runs.push(fleet.start(name, input.clone()).await);
+    }
+    for ((name, _, _, expected), run) in rows.iter().zip(runs) {
+        let (state, value) = fleet.ended(run).await;
+        let given = match state.as_str() {
+            "completed" => Ok(value.clone()),
+            _ => Err(asl::error_name(value["name"].as_str().unwrap())),
+        };
+        assert_eq!(&given, expected, "{name}: {value}");
+    }
+    fleet.finish().await;
+}
+
+/// Hands its token to the test, which answers.
+fn asking() -> Value {
+    let ask = |fields: Value| {
+        let mut ask = json!({"Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+            "Parameters": {"token.$": "$$.Task.Token", "of.$": "$"}, "TimeoutSeconds": 60, "End": true});
+        ask.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        ask
+    };
+    let caught = |names: Value| json!([{"ErrorEquals": names, "Next": "caught"}]);
+    let items = json!({"StartAt": "ask", "States": {
+        "ask": ask(json!({"HeartbeatSeconds": 5, "Catch": caught(json!(["Refused", "States.HeartbeatTimeout"]))})),
+        "caught": {"Type": "Pass", "End": true}}});
+    machine("all", json!({"all": {"Type": "Map", "ItemProcessor": items, "End": true}}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_waits_for_its_token_takes_the_answer_that_is_sent_to_it() {
+    let mut definition = imported("asking", &asking());
+    // less time for the item that nobody answers
+    let text = definition.to_string().replace("\"5s\"", "\"2s\"");
+    definition = serde_json::from_str(&text).unwrap();
+    let mut fleet = TestFleet::publish([definition]).await;
+    let (sender, mut tokens) = tokio::sync::mpsc::unbounded_channel::<Value>();
+    let worker = fleet.worker().queue("default", Slots(20)).handler("sqs:sendMessage", move |_: Step, input: Value| {
+        let sender = sender.clone();
+        async move { sender.send(input).map_err(Failure::permanent) }
+    });
+    fleet.add(worker).await;
+    let run = fleet.start("asking", json!(["yes", "no", "later", "never"])).await;
+    let answer = async |enqueuer: &Enqueuer, token: &str, end: &str, payload: Value| {
+        assert_eq!(token[..36].parse::<Uuid>().unwrap(), run, "the token names the run");
+        enqueuer.signal(run, &format!("{token}{end}"), &payload).await.unwrap();
+    };
+    for _ in 0..4 {
+        let asked = tokens.recv().await.unwrap();
+        let token = asked["token"].as_str().unwrap().to_owned();
+        let enqueuer = fleet.enqueuer.clone();
+        match asked["of"].as_str().unwrap() {
+            "yes" => answer(&enqueuer, &token, "", json!({"paid": 1})).await,
+            "no" => answer(&enqueuer, &token, "/failure", json!({"error": "Refused", "cause": "no funds"})).await,
+            "later" => {
+                for pass in 1..=4 {
+                    answer(&enqueuer, &token, "/heartbeat", json!(null)).await;
+                    fleet.until(&format!("select count(*) > {pass} from longshore.block_group_runs where run_id = '{run}' and type = 'while'
+                        and parent = (select parent from longshore.block_group_runs where run_id = '{run}' and type = 'while' and iteration = {pass})")).await;
+                }
+                answer(&enqueuer, &token, "", json!("at last")).await;
+            }
+            _ => {}
+        }
+    }
+    let (state, output) = fleet.ended(run).await;
+    assert_eq!(state, "completed", "{output}");
+    assert_eq!(output[0], json!({"paid": 1}));
+    assert_eq!(output[1], json!({"Error": "Refused", "Cause": "no funds"}));
+    assert_eq!(output[2], json!("at last"));
+    assert_eq!(output[3]["Error"], "States.Timeout");
+    fleet.finish().await;
+}
