@@ -14,7 +14,7 @@ use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
 pub use self::batch::{
-    Batch, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, NewChunk, NewFrame, NewWait, RunEnding,
+    Batch, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, NewChild, NewChunk, NewFrame, NewWait, RunEnding,
     Wake,
 };
 use self::send::{read_claimed, send};

@@ -7,6 +7,7 @@
 pub mod block;
 mod parse;
 mod problem;
+pub mod subflow;
 pub mod wait;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 pub use block::{BlockDefinition, BlockType, BodyDefinition};
 pub use problem::{Problem, Problems};
+pub use subflow::{ChildVersion, ClosePolicy, SubflowDefinition, SubflowMode};
 pub use wait::{ApprovalDefinition, WaitDefinition};
 
 use crate::duration;
@@ -131,6 +133,8 @@ pub enum NodeType {
     Wait(Box<WaitDefinition>),
     /// Waits for the answer of a person.
     Approval(Box<ApprovalDefinition>),
+    /// Starts a run of a workflow.
+    Subflow(Box<SubflowDefinition>),
     /// Fails this step for good; edges on failure apply.
     Fail {
         /// Name of the error, a template.
@@ -160,6 +164,7 @@ impl NodeType {
             Self::Delay(_) => "delay",
             Self::Wait(_) => "wait",
             Self::Approval(_) => "approval",
+            Self::Subflow(_) => "subflow",
             Self::Fail { .. } => "fail",
             Self::Terminate { .. } => "terminate",
             Self::Block(block) => block.kind.word(),
@@ -289,6 +294,26 @@ impl Definition {
         size
     }
 
+    /// The workflows that its nodes start, each with the path of the node.
+    pub fn subflows(&self) -> Vec<(String, &str)> {
+        let mut found = Vec::new();
+        let mut open = vec![(String::new(), self.nodes.as_slice())];
+        while let Some((path, nodes)) = open.pop() {
+            for (place, node) in nodes.iter().enumerate() {
+                let path = format!("{path}nodes[{place}]");
+                match &node.kind {
+                    NodeType::Subflow(subflow) => found.push((path, subflow.workflow.as_str())),
+                    NodeType::Block(block) => {
+                        let bodies = block.kind.bodies().into_iter();
+                        open.extend(bodies.map(|(body, of)| (format!("{path}.{body}."), of.nodes.as_slice())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
     /// SHA-256 of the canonical JSON with sorted keys, in lowercase hexadecimal. Equal hashes mean the same
     /// version.
     pub fn content_hash(&self) -> String {
@@ -338,6 +363,7 @@ impl NodeDefinition {
             }
             NodeType::Wait(wait) => wait.write(&mut map),
             NodeType::Approval(approval) => approval.write(&mut map),
+            NodeType::Subflow(subflow) => subflow.write(&mut map),
             NodeType::Block(block) => block.write(&mut map),
         }
         put(&mut map, "input", &self.input);

@@ -36,6 +36,8 @@ pub enum Reference {
     RunVersion,
     /// `run.key`.
     RunKey,
+    /// `run.parent`: null, or `run_id` of the run that started it.
+    RunParent,
     /// `run.input`.
     RunInput,
     /// `nodes.<id>.output`.
@@ -69,6 +71,7 @@ impl fmt::Display for Reference {
             Self::RunWorkflow => f.write_str("run.workflow"),
             Self::RunVersion => f.write_str("run.version"),
             Self::RunKey => f.write_str("run.key"),
+            Self::RunParent => f.write_str("run.parent"),
             Self::RunInput => f.write_str("run.input"),
             Self::Output(id) => write!(f, "nodes.{id}.output"),
             Self::Failure(id) => write!(f, "nodes.{id}.error"),

@@ -19,6 +19,7 @@ pub mod successor;
 
 // Deciding what a lane does: pure, too.
 pub mod attempt;
+pub mod child;
 pub mod queue;
 
 #[cfg(feature = "broken")]

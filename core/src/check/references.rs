@@ -107,6 +107,7 @@ impl<'d> Around<'d> {
             | Reference::RunWorkflow
             | Reference::RunVersion
             | Reference::RunKey
+            | Reference::RunParent
             | Reference::RunInput => Ok(()),
             Reference::Input => match place {
                 Place::Own(_) => Ok(()),

@@ -9,7 +9,7 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::{Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChunk, NewFrame, NewWait, Passed, Wake};
+use super::{Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChild, NewChunk, NewFrame, NewWait, Passed, Wake};
 use crate::frame::Chunk;
 use crate::graph::Bounds;
 use crate::payload::Payload;
@@ -27,11 +27,13 @@ fn windows(joins: &[JoinArrival], field: impl Fn(&Bounds) -> i32) -> Option<Vec<
     any.then(|| joins.iter().map(|join| join.bounds.as_ref().map_or(0, &field)).collect())
 }
 
-/// What concerns frames and waits; null where nothing does.
+/// What concerns frames, waits and child runs; null where nothing does.
 fn frames(batch: &Batch) -> Option<serde_json::Value> {
-    let Batch { frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, .. } = batch;
+    let Batch { frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, children, asks, .. } = batch;
     let no_frames = frames.is_empty() && frame_endings.is_empty() && chunks.is_empty() && opened.is_empty();
-    if no_frames && forgotten_passes.is_empty() && waiting.is_empty() && wakes.is_empty() && waited.is_empty() {
+    let no_waits = waiting.is_empty() && wakes.is_empty() && waited.is_empty();
+    let no_children = children.is_empty() && asks.is_empty();
+    if no_frames && forgotten_passes.is_empty() && no_waits && no_children {
         return None;
     }
     let new = |new: &NewFrame| {
@@ -68,6 +70,7 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
             "run": wait.key.run_id, "frame": wait.key.frame, "node": wait.key.node, "attempt": wait.attempt, "version": wait.version_id,
             "queue": wait.queue_id, "priority": wait.priority, "failed": wait.failed, "names": wait.names, "picky": wait.picky,
             "after_us": wait.timeout.map(|after| i64::try_from(after.as_micros()).unwrap_or(i64::MAX)), "timer": wait.timer_queue_id,
+            "child": wait.child,
         })
     };
     let wake = |wake: &Wake| {
@@ -77,7 +80,15 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         })
     };
     let ended = |key: &StepRef| json!({"run": key.run_id, "frame": key.frame, "node": key.node});
-    Some(json!({
+    let child = |new: &NewChild| {
+        json!({
+            "run": new.run_id, "workflow": new.workflow_id, "version": new.version_id, "depth": new.depth, "policy": new.close_policy.code(),
+            "awaited": new.awaited, "input": new.input.as_str(), "priority": new.priority, "parent": new.parent.run_id, "frame": new.parent.frame,
+            "node": new.parent.node, "attempt": new.parent_attempt,
+        })
+    };
+    let ask = |(child, parent): &(Uuid, Uuid)| json!({"run": child, "parent": parent});
+    let mut all = json!({
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
         "waited": waited.iter().map(ended).collect::<Vec<_>>(),
@@ -86,7 +97,13 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         "chunks": chunks.iter().map(chunk).collect::<Vec<_>>(),
         "opened": opened.iter().map(opens).collect::<Vec<_>>(),
         "forget": forgotten_passes.iter().map(forget).collect::<Vec<_>>(),
-    }))
+    });
+    // what is not there is not looked for
+    if let Some(all) = all.as_object_mut().filter(|_| !no_children) {
+        all.insert("children".to_owned(), children.iter().map(child).collect());
+        all.insert("asks".to_owned(), asks.iter().map(ask).collect());
+    }
+    Some(all)
 }
 
 /// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`](super::pass)).
@@ -256,5 +273,6 @@ pub(super) fn read_claimed(row: &PgRow, enqueued_at: Option<DateTime<Utc>>) -> R
         run_state: state.and_then(|code| RunState::from_code(code).ok()),
         input: row.try_get::<Option<&str>, _>("input")?.map(|text| Payload::trusted(text.into())),
         key: row.try_get("key")?,
+        parent: row.try_get("parent")?,
     })
 }

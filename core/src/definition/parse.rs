@@ -5,6 +5,7 @@
 
 mod block;
 mod fields;
+mod subflow;
 
 use serde_json::Value;
 
@@ -115,6 +116,7 @@ fn node(value: &Value, path: String, reading: &mut Reading) -> NodeDefinition {
             timeout: fields.text("timeout"),
             schema: fields.given("schema"),
         })),
+        "subflow" => NodeType::Subflow(Box::new(subflow::subflow(&mut fields))),
         "fail" => {
             NodeType::Fail { name: fields.needed_text("name"), message: fields.text("message").unwrap_or_default() }
         }
@@ -157,12 +159,13 @@ fn on_error(fields: &mut Fields<'_, '_>) -> OnError {
     }
 }
 
-const TYPES: [&str; 13] = [
+const TYPES: [&str; 14] = [
     "task",
     "set",
     "delay",
     "wait",
     "approval",
+    "subflow",
     "fail",
     "terminate",
     "parallel",
@@ -181,6 +184,7 @@ fn own_fields(word: &str) -> Option<&'static [&'static str]> {
         "delay" => &["duration", "until"],
         "approval" => &["approvers", "timeout", "schema"],
         "wait" => &["signal", "signals", "match", "timeout", "schema"],
+        "subflow" => &subflow::FIELDS,
         "fail" => &["name", "message"],
         "terminate" => &["state", "output", "error"],
         word => return block::fields(word),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
-use super::{Delay, Delayed, Explanation, Held, Join, MAX_AHEAD, Ready, Waiting, Work};
+use super::{AwaitedRun, Delay, Delayed, Explanation, Held, Join, MAX_AHEAD, Ready, Waiting, Work};
 use crate::duration;
 use crate::inspect::place;
 use crate::state::RunState;
@@ -177,7 +177,14 @@ impl Display for Line<'_, Waiting> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
         let what = what(&place(&step.node, step.frame, step.within.as_deref()), Work::Run, step.attempt);
-        write!(f, "waiting: {what} for {} for the signal {}", span(step.since, *now), step.signals.join(" or "))?;
+        write!(f, "waiting: {what} for {} ", span(step.since, *now))?;
+        match &step.child {
+            Some(AwaitedRun { run_id, workflow: Some(workflow), state: Some(state) }) => {
+                write!(f, "for run {run_id} of {workflow}, which is {state}")?;
+            }
+            Some(AwaitedRun { run_id, .. }) => write!(f, "for run {run_id}, which is gone")?,
+            None => write!(f, "for the signal {}", step.signals.join(" or "))?,
+        }
         match step.until {
             Some(until) if until <= *now => write!(f, "; its time was over {} ago", span(until, *now))?,
             Some(until) => write!(f, "; its time is over at {}", when(until, *now))?,

@@ -590,13 +590,14 @@ impl<'a> Parser<'a> {
                 }
             }
             "run" => {
-                let fix = "`run` must be followed by .id, .workflow, .version, .input or .key";
+                let fix = "`run` must be followed by .id, .workflow, .version, .input, .key or .parent";
                 match self.part()?.as_deref() {
                     Some("id") => Reference::RunId,
                     Some("workflow") => Reference::RunWorkflow,
                     Some("version") => Reference::RunVersion,
                     Some("input") => Reference::RunInput,
                     Some("key") => Reference::RunKey,
+                    Some("parent") => Reference::RunParent,
                     _ => return Err(told(fix.to_owned())),
                 }
             }

@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{Block, BlockKind, Body, BodyNumber, Edge, Graph, Join, Needs, Node, NodeKind, NodeNumber, OnError};
+use super::{
+    Block, BlockKind, Body, BodyNumber, Edge, Graph, Join, Needs, Node, NodeKind, NodeNumber, OnError, Subflow,
+};
 use crate::check::{Checked, CheckedBlock, CheckedBody, CheckedNode, Program, Shape};
 use crate::definition::{
-    self, BlockDefinition, BlockType, DEFAULT_QUEUE, DEFAULT_TIMEOUT, Definition, EdgeDefinition, JoinRule,
-    NodeDefinition, NodeType, On,
+    self, BlockDefinition, BlockType, ClosePolicy, DEFAULT_QUEUE, DEFAULT_TIMEOUT, Definition, EdgeDefinition,
+    JoinRule, NodeDefinition, NodeType, On, SubflowMode,
 };
 use crate::expression::{Expression, Reference, Template};
 use crate::retry::RetryPolicy;
@@ -17,7 +19,9 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let root = Parts { nodes: &definition.nodes, edges: &definition.edges, block: None, around: 0 };
     made.body(root, checked.body);
     made.find_needs();
+    let detached = |subflow: &Subflow| subflow.mode == SubflowMode::Detached && subflow.close_policy != ClosePolicy::Abandon;
     Graph {
+        closes_children: made.nodes.iter().filter_map(Node::subflow).any(detached),
         name: Arc::from(definition.name.as_str()),
         input_schema: definition.input_schema.clone().zip(checked.schema),
         nodes: made.nodes,
@@ -152,6 +156,14 @@ impl<'d> Making<'d> {
             NodeType::Delay(_) => NodeKind::Delay,
             NodeType::Wait(_) => NodeKind::Wait { approval: false },
             NodeType::Approval(_) => NodeKind::Wait { approval: true },
+            NodeType::Subflow(definition) => NodeKind::Subflow(Box::new(Subflow {
+                workflow: self.name(&definition.workflow),
+                version: definition.version,
+                mode: definition.mode,
+                close_policy: definition.close_policy,
+                timeout: definition.timeout,
+                retry: definition.retry.clone().unwrap_or_else(once),
+            })),
             NodeType::Fail { .. } => NodeKind::Fail,
             NodeType::Terminate { .. } => NodeKind::Terminate,
             NodeType::Block(definition) => {
@@ -168,10 +180,7 @@ impl<'d> Making<'d> {
                     word: definition.kind.word(),
                     kind,
                     timeout: definition.timeout,
-                    retry: definition
-                        .retry
-                        .clone()
-                        .unwrap_or(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }),
+                    retry: definition.retry.clone().unwrap_or_else(once),
                     bodies: Vec::new(),
                 }))
             }
@@ -224,6 +233,11 @@ impl<'d> Making<'d> {
         found.nodes.remove(&node.number);
         found.needs()
     }
+}
+
+/// The policy of what is not tried again by itself, since what is in it is.
+fn once() -> RetryPolicy {
+    RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }
 }
 
 fn join(node: &NodeDefinition, indegree: usize) -> Option<Join> {

@@ -229,7 +229,7 @@ mod tests {
             run_id: Uuid::nil(),
             workflow: "w".into(),
             version: 1,
-            key: None,
+            key: None, parent: None,
             input: Payload::of(input).unwrap(),
         }))
     }

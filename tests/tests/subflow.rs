@@ -1,0 +1,332 @@
+//! Child runs through a real fleet: what a step gives that waits for one, which version begins, what ends with what, and that nothing is doubled or lost
+//! whoever dies when.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+
+use longshore_core::definition::Definition;
+use longshore_core::{explain, inspect, workflow};
+use longshore_tests::TestFleet;
+use longshore_tests::fleet::{Gate, TestHandlers, task, with};
+use longshore_worker::{Failure, Slots, Step};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A node that starts a run of this workflow.
+fn sub(id: &str, workflow: &str, fields: Value) -> Value {
+    with(json!({"id": id, "type": "subflow", "workflow": workflow}), fields)
+}
+
+/// A workflow of one node.
+fn one(name: &str, node: Value) -> Value {
+    json!({"name": name, "nodes": [node]})
+}
+
+fn set(id: &str, output: Value) -> Value {
+    json!({"id": id, "type": "set", "output": output})
+}
+
+async fn fleet(definitions: impl IntoIterator<Item = Value>) -> TestFleet {
+    let mut fleet = TestFleet::publish(definitions).await;
+    fleet.work(16).await;
+    fleet
+}
+
+async fn gated(gate: &Gate, definitions: impl IntoIterator<Item = Value>) -> TestFleet {
+    let mut fleet = TestFleet::publish(definitions).await;
+    let worker = fleet.worker().gate(gate).queue("default", Slots(100));
+    fleet.add(worker).await;
+    fleet
+}
+
+/// The runs that a run started, in order: id and state.
+async fn children(fleet: &TestFleet, run: Uuid) -> Vec<(Uuid, i16)> {
+    sqlx::query_as("select run_id, state from longshore.workflow_runs where parent_run_id = $1 order by run_id")
+        .bind(run)
+        .fetch_all(&fleet.database.pool)
+        .await
+        .unwrap()
+}
+
+async fn settled(fleet: &TestFleet) {
+    fleet.until("select not exists (select from longshore.closed)").await;
+}
+
+/// Nothing of any run is left but timers of child runs' own.
+async fn quiet(fleet: &TestFleet) {
+    fleet.until("select not exists (select from longshore.step_ready) and not exists (select from longshore.lanes)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_gives_what_its_run_gives() {
+    let child = json!({"name": "child", "nodes": [task("a", "echo"), set("b", json!({"twice": "{{ nodes.a.output.n * 2 }}", "parent": "{{ run.parent.run_id }}"}))],
+        "edges": [["a", "b"]]});
+    let parent = json!({"name": "parent", "nodes": [sub("call", "child", json!({"input": {"n": "{{ run.input.n }}"}})),
+        set("s", json!({"got": "{{ input.twice }}", "by": "{{ input.parent }}", "own": "{{ run.parent }}"}))], "edges": [["call", "s"]]});
+    let fleet = fleet([child, parent]).await;
+    let (run, output) = fleet.complete("parent", json!({"n": 21})).await;
+    assert_eq!(output, json!({"got": 42, "by": run.to_string(), "own": null}));
+    assert_eq!(children(&fleet, run).await.len(), 1);
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    let shown = inspect::show(&mut connection, run).await.unwrap().unwrap();
+    assert_eq!((shown.children[0].node.as_str(), shown.children[0].attempt, shown.children[0].awaited), ("call", 1, true));
+    let shown = inspect::show(&mut connection, shown.children[0].run_id).await.unwrap().unwrap();
+    assert_eq!((shown.parent_run_id, shown.children), (Some(run), Vec::new()));
+    drop(connection);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_knows_its_parent_and_may_signal_it() {
+    let child = one("child", task("tell", "tell"));
+    let parent = json!({"name": "parent", "nodes": [sub("call", "child", json!({})), {"id": "w", "type": "wait", "signal": "told"}]});
+    let mut fleet = TestFleet::publish([child, parent]).await;
+    let enqueuer = fleet.enqueuer.clone();
+    let worker = fleet.worker().queue("default", Slots(4)).handler("tell", move |step: Step, _: Value| {
+        let enqueuer = enqueuer.clone();
+        async move {
+            let parent = step.parent().ok_or_else(|| Failure::permanent("no parent"))?;
+            enqueuer.signal(parent, "told", &step.run_id()).await.map_err(Failure::retryable)?;
+            Ok::<_, Failure>(json!("told"))
+        }
+    });
+    fleet.add(worker).await;
+    let (run, output) = fleet.complete("parent", json!({})).await;
+    let (child, _) = children(&fleet, run).await[0];
+    assert_eq!((&output["call"], &output["w"]["payload"]), (&json!("told"), &json!(child)));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_failure_of_a_run_is_its_steps_failure() {
+    let child = one("child", json!({"id": "f", "type": "fail", "name": "{{ run.input.name }}", "message": "so it is"}));
+    let parent = one("parent", sub("call", "child", json!({})));
+    let tried = one("tried", json!({"id": "t", "type": "try", "body": {"nodes": [sub("call", "child", json!({"input": {"name": "no_stock"}}))]},
+        "catch": [{"on": ["no_money"], "body": {"nodes": [set("m", json!("money"))]}}, {"on": ["no_stock"], "body": {"nodes": [set("s", json!("stock"))]}}]}));
+    let ended = one("ended", json!({"id": "t", "type": "terminate", "state": "canceled"}));
+    let canceled = one("canceled", sub("call", "ended", json!({})));
+    let fleet = fleet([child, parent, tried, ended, canceled]).await;
+    let run = fleet.start("parent", json!({"name": "no_money"})).await;
+    let (state, error) = fleet.ended(run).await;
+    let (child, code) = children(&fleet, run).await[0];
+    assert_eq!((state.as_str(), &error["name"], &error["node"], code), ("failed", &json!("no_money"), &json!("call"), 4));
+    assert_eq!(error["message"], json!(format!("run {child} of workflow child failed: so it is")));
+    assert_eq!(fleet.complete("tried", json!({})).await.1, json!("stock"));
+    assert_eq!(fleet.run("canceled", json!({})).await.1["name"], json!("subflow_canceled"));
+    // an input that breaks the child's schema fails the child, and so the step
+    fleet.apply(json!({"name": "child", "input_schema": {"required": ["x"]}, "nodes": [set("a", json!(1))]})).await;
+    fleet.apply(one("parent", sub("call", "child", json!({"version": "latest"})))).await;
+    assert_eq!(fleet.run("parent", json!({})).await.1["name"], json!("input_invalid"));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_attempt_starts_a_run_of_its_own() {
+    let child = one("child", with(task("a", "flaky"), json!({"retry": {"max_attempts": 1}, "input": {"fail": 1}})));
+    let parent = one("parent", sub("call", "child", json!({"retry": {"max_attempts": 3, "initial": "1ms", "jitter": 0}})));
+    let once = one("once", sub("call", "child", json!({})));
+    let fleet = fleet([child, parent, once]).await;
+    let run = fleet.start("parent", json!({})).await;
+    let (state, error) = fleet.ended(run).await;
+    assert_eq!((state.as_str(), &error["name"], &error["attempt"]), ("failed", &json!("flaky"), &json!(3)));
+    assert_eq!(children(&fleet, run).await.iter().map(|child| child.1).collect::<Vec<_>>(), [4, 4, 4]);
+    assert_eq!(fleet.tries(run, "call").await, ["failed", "failed", "failed"]);
+    let run = fleet.start("once", json!({})).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    assert_eq!(children(&fleet, run).await.len(), 1, "the steps of the run were tried again already");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_pinned_when_the_parents_is_published_or_is_the_latest() {
+    let child = |n: i32| one("child", set("a", json!(n)));
+    let pinned = one("pinned", sub("call", "child", json!({})));
+    let latest = one("latest", sub("call", "child", json!({"version": "latest"})));
+    let fleet = fleet([child(1), pinned.clone(), latest.clone()]).await;
+    assert_eq!(fleet.apply(child(2)).await, 2);
+    assert_eq!((fleet.complete("pinned", json!({})).await.1, fleet.complete("latest", json!({})).await.1), (json!(1), json!(2)));
+    // with a newer child the same definition is another version, and without one it is not
+    assert_eq!([fleet.apply(pinned.clone()).await, fleet.apply(pinned).await, fleet.apply(latest).await], [2, 2, 1]);
+    assert_eq!(fleet.complete("pinned", json!({})).await.1, json!(2));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_that_nobody_published_is_refused_by_name() {
+    let fleet = TestFleet::publish([]).await;
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    let inner = json!({"id": "i", "type": "if", "when": "true", "then": {"nodes": [sub("deep", "nowhere", json!({}))]}});
+    let definition = json!({"name": "w", "nodes": [sub("a", "w", json!({})), sub("b", "gone", json!({"version": "latest"})), inner]});
+    let definition = Definition::from_json(&definition).unwrap();
+    let refused = workflow::publish(&mut connection, &definition).await.unwrap_err().to_string();
+    for part in ["nodes[1].workflow: no workflow `gone` is published", "nodes[2].then.nodes[0].workflow: no workflow `nowhere` is published"] {
+        assert!(refused.contains(part), "{part} is not in: {refused}");
+    }
+    assert!(!refused.contains("nodes[0]"), "its own name is known: {refused}");
+    drop(connection);
+    assert_eq!(fleet.database.number("select count(*) from longshore.workflow_versions").await, 0);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workflow_may_start_itself_to_the_depth_of_32() {
+    let call = sub("again", "down", json!({"input": "{{ run.input - 1 }}"}));
+    let down = one("down", json!({"id": "more", "type": "if", "when": "run.input > 0", "then": {"nodes": [call, set("count", json!("{{ input + 1 }}"))], "edges": [["again", "count"]]},
+        "else": {"nodes": [set("bottom", json!(0))]}}));
+    let fleet = fleet([down]).await;
+    assert_eq!(fleet.complete("down", json!(32)).await.1, json!(32));
+    let (state, error) = fleet.run("down", json!(33)).await;
+    assert_eq!((state.as_str(), &error["name"]), ("failed", &json!("subflow_too_deep")));
+    assert_eq!(fleet.database.number("select max(depth) from longshore.workflow_runs").await, 32);
+    settled(&fleet).await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_goes_down_all_the_levels() {
+    let gate = Gate::default();
+    let leaf = one("leaf", task("a", "gate"));
+    let middle = one("middle", json!({"id": "p", "type": "parallel", "branches": [
+        {"id": "x", "nodes": [sub("cx", "leaf", json!({}))]}, {"id": "y", "nodes": [sub("cy", "leaf", json!({"timeout": "1h"}))]}]}));
+    let top = one("top", sub("call", "middle", json!({})));
+    let root = one("root", sub("call", "top", json!({"timeout": "1h"})));
+    let fleet = gated(&gate, [leaf, middle, top, root]).await;
+    let run = fleet.start("root", json!({})).await;
+    gate.entered(2).await;
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    let said = explain::explain(&mut connection, run).await.unwrap().unwrap().to_string();
+    let (child, _) = children(&fleet, run).await[0];
+    assert!(said.contains(&format!("for run {child} of top, which is running; its time is over at")), "{said}");
+    drop(connection);
+    fleet.enqueuer.cancel(run).await.unwrap();
+    assert_eq!(fleet.database.number("select count(*) from longshore.workflow_runs where state = 5").await, 5, "at once");
+    gate.told(2).await;
+    settled(&fleet).await;
+    let left = "select (select count(*) from longshore.step_waiting) + (select count(*) from longshore.step_delayed)";
+    assert_eq!(fleet.database.number(left).await, 0);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_canceled_itself_fails_the_step_that_waits_for_it() {
+    let gate = Gate::default();
+    let fleet = gated(&gate, [one("leaf", task("a", "gate")), one("root", sub("call", "leaf", json!({})))]).await;
+    let run = fleet.start("root", json!({})).await;
+    gate.entered(1).await;
+    let (child, _) = children(&fleet, run).await[0];
+    fleet.enqueuer.cancel(child).reason("by hand").await.unwrap();
+    let (state, error) = fleet.ended(run).await;
+    assert_eq!((state.as_str(), &error["name"]), ("failed", &json!("subflow_canceled")));
+    assert!(error["message"].as_str().unwrap().ends_with("was canceled: by hand"), "{error}");
+    settled(&fleet).await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_time_is_over_ends_its_run_as_its_policy_says() {
+    let gate = Gate::default();
+    let late = |name: &str, policy: &str| one(name, sub("call", "leaf", json!({"timeout": "50ms", "close_policy": policy})));
+    let fleet = gated(&gate, [one("leaf", task("a", "gate")), late("terminate", "terminate"), late("abandon", "abandon"), late("request_cancel", "request_cancel")]).await;
+    for (entered, (name, code)) in [("terminate", 5), ("abandon", 1), ("request_cancel", 1)].into_iter().enumerate() {
+        let run = fleet.start(name, json!({})).await;
+        let (state, error) = fleet.ended(run).await;
+        assert_eq!((state.as_str(), &error["name"], &error["kind"]), ("failed", &json!("timeout"), &json!("timeout")));
+        let (child, state) = children(&fleet, run).await[0];
+        assert_eq!(state, code, "{name}");
+        let asked: i64 = fleet.ask("select count(*) from longshore.signals where run_id = $1 and name = 'cancel_requested'", child).await;
+        assert_eq!(asked, i64::from(name == "request_cancel"));
+        gate.entered(entered + 1).await;
+    }
+    gate.open(100);
+    fleet.all_ended().await;
+    settled(&fleet).await;
+    quiet(&fleet).await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreach_waits_for_fifty_runs() {
+    let fleet = fleet([
+        one("child", set("a", json!("{{ run.input * 2 }}"))),
+        one("parent", json!({"id": "f", "type": "foreach", "items": "{{ run.input }}", "body": {"nodes": [sub("call", "child", json!({"input": "{{ item }}"}))]}})),
+    ])
+    .await;
+    let items: Vec<i32> = (0..50).collect();
+    let (run, output) = fleet.complete("parent", json!(items)).await;
+    assert_eq!(output, json!(items.iter().map(|item| item * 2).collect::<Vec<_>>()));
+    assert_eq!(children(&fleet, run).await.len(), 50);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_ends_cancels_the_runs_it_waits_for_and_no_others() {
+    let gate = Gate::default();
+    let child = one("child", json!({"id": "i", "type": "if", "when": "run.input == 49", "then": {"nodes": [{"id": "no", "type": "fail", "name": "no", "message": ""}]},
+        "else": {"nodes": [task("a", "gate")]}}));
+    let each = json!({"id": "f", "type": "foreach", "items": "{{ run.input }}", "on_error": "continue", "body": {"nodes": [
+        sub("call", "child", json!({"input": "{{ item }}"})), sub("loose", "child", json!({"input": 1, "mode": "detached", "close_policy": "terminate"}))]}});
+    let parent = json!({"name": "parent", "nodes": [each, sub("other", "child", json!({"input": 1}))]});
+    let fleet = gated(&gate, [child, parent]).await;
+    let items: Vec<i32> = (0..50).collect();
+    let run = fleet.start("parent", json!(items)).await;
+    // the 49 others are canceled; the run that another step waits for, and those that nobody waits for, go on
+    fleet.until(&format!("select count(*) = 49 from longshore.workflow_runs where parent_run_id = '{run}' and state = 5 and awaited")).await;
+    settled(&fleet).await;
+    let live = format!("select count(*) from longshore.workflow_runs where parent_run_id = '{run}' and state = 1");
+    let loose = format!("select count(*) from longshore.workflow_runs where parent_run_id = '{run}' and not awaited");
+    let loose = fleet.database.number(&loose).await;
+    assert_eq!(fleet.database.number(&live).await, 1 + loose, "of {loose} detached ones");
+    fleet.enqueuer.cancel(run).await.unwrap();
+    assert_eq!(fleet.database.number(&live).await, 0);
+    settled(&fleet).await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_run_goes_on_by_itself_unless_its_policy_says_otherwise() {
+    let gate = Gate::default();
+    let child = json!({"name": "child", "nodes": [task("a", "gate"), {"id": "w", "type": "wait", "signal": "cancel_requested"}]});
+    let detached = |name: &str, policy: &str| {
+        json!({"name": name, "nodes": [sub("call", "child", json!({"mode": "detached", "close_policy": policy})), set("s", json!("{{ input.run_id }}"))], "edges": [["call", "s"]]})
+    };
+    let usual = one("usual", sub("call", "child", json!({"mode": "detached"})));
+    let fleet = gated(&gate, [child, detached("terminate", "terminate"), detached("ask", "request_cancel"), usual]).await;
+    let (run, output) = fleet.complete("usual", json!({})).await;
+    assert_eq!(output, json!({"run_id": children(&fleet, run).await[0].0}));
+    assert_eq!(fleet.database.number("select count(*) from longshore.closed").await, 0, "there is nothing to settle");
+    let (run, output) = fleet.complete("terminate", json!({})).await;
+    let (child, _) = children(&fleet, run).await[0];
+    assert_eq!((output, fleet.ended(child).await.0.as_str()), (json!(child), "canceled"));
+    let (run, _) = fleet.complete("ask", json!({})).await;
+    let (asked, _) = children(&fleet, run).await[0];
+    settled(&fleet).await;
+    gate.open(10);
+    let (state, output) = fleet.ended(asked).await;
+    assert_eq!((state.as_str(), &output["w"]["payload"]["run_id"]), ("completed", &json!(run)));
+    let count = "select count(*) from longshore.signals";
+    assert_eq!(fleet.database.number(count).await, 1, "it is asked once");
+    let rest = "select run_id from longshore.workflow_runs where state = 1";
+    let rest: Uuid = sqlx::query_scalar(rest).fetch_one(&fleet.database.pool).await.unwrap();
+    fleet.enqueuer.cancel(rest).await.unwrap();
+    settled(&fleet).await;
+    quiet(&fleet).await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_canceled_while_it_waits_leaves_a_run_that_is_not_to_end_with_it() {
+    let gate = Gate::default();
+    let parent = |name: &str, policy: &str| one(name, sub("call", "leaf", json!({"close_policy": policy})));
+    let fleet = gated(&gate, [one("leaf", task("a", "gate")), parent("abandon", "abandon"), parent("ask", "request_cancel")]).await;
+    let runs = [fleet.start("abandon", json!({})).await, fleet.start("ask", json!({})).await];
+    gate.entered(2).await;
+    for run in runs {
+        fleet.enqueuer.cancel(run).await.unwrap();
+    }
+    settled(&fleet).await;
+    fleet.until("select count(*) = 1 from longshore.signals where name = 'cancel_requested'").await;
+    gate.open(2);
+    for run in runs {
+        assert_eq!(fleet.ended(children(&fleet, run).await[0].0).await.0, "completed");
+    }
+    quiet(&fleet).await;
+    fleet.finish().await;
+}
