@@ -2,11 +2,13 @@
 //! whoever dies when.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
+use std::time::Duration;
+
 use longshore_core::definition::Definition;
 use longshore_core::{explain, inspect, workflow};
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, TestHandlers, task, with};
-use longshore_worker::{Failure, Slots, Step};
+use longshore_worker::{Failure, Slots, Step, WorkerBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -32,7 +34,7 @@ async fn fleet(definitions: impl IntoIterator<Item = Value>) -> TestFleet {
 
 async fn gated(gate: &Gate, definitions: impl IntoIterator<Item = Value>) -> TestFleet {
     let mut fleet = TestFleet::publish(definitions).await;
-    let worker = fleet.worker().gate(gate).queue("default", Slots(100));
+    let worker = fleet.worker().gate(gate).queue("default", Slots(400));
     fleet.add(worker).await;
     fleet
 }
@@ -48,6 +50,12 @@ async fn children(fleet: &TestFleet, run: Uuid) -> Vec<(Uuid, i16)> {
 
 async fn settled(fleet: &TestFleet) {
     fleet.until("select not exists (select from longshore.closed)").await;
+}
+
+/// A worker with a short lease, so that what it leaves is taken back soon.
+fn quick(fleet: &TestFleet, queues: &[&str]) -> WorkerBuilder {
+    let worker = fleet.worker().lease(Duration::from_secs(1));
+    queues.iter().fold(worker, |worker, queue| worker.queue(queue, Slots(16)))
 }
 
 /// Nothing of any run is left but timers of child runs' own.
@@ -160,7 +168,7 @@ async fn a_workflow_that_nobody_published_is_refused_by_name() {
     for part in ["nodes[1].workflow: no workflow `gone` is published", "nodes[2].then.nodes[0].workflow: no workflow `nowhere` is published"] {
         assert!(refused.contains(part), "{part} is not in: {refused}");
     }
-    assert!(!refused.contains("nodes[0]"), "its own name is known: {refused}");
+    assert!(!refused.starts_with("nodes[0]"), "its own name is known: {refused}");
     drop(connection);
     assert_eq!(fleet.database.number("select count(*) from longshore.workflow_versions").await, 0);
     fleet.finish().await;
@@ -175,7 +183,7 @@ async fn a_workflow_may_start_itself_to_the_depth_of_32() {
     assert_eq!(fleet.complete("down", json!(32)).await.1, json!(32));
     let (state, error) = fleet.run("down", json!(33)).await;
     assert_eq!((state.as_str(), &error["name"]), ("failed", &json!("subflow_too_deep")));
-    assert_eq!(fleet.database.number("select max(depth) from longshore.workflow_runs").await, 32);
+    assert_eq!(fleet.database.number("select max(depth)::bigint from longshore.workflow_runs").await, 32);
     settled(&fleet).await;
     fleet.finish().await;
 }
@@ -328,5 +336,144 @@ async fn what_is_canceled_while_it_waits_leaves_a_run_that_is_not_to_end_with_it
         assert_eq!(fleet.ended(children(&fleet, run).await[0].0).await.0, "completed");
     }
     quiet(&fleet).await;
+    fleet.finish().await;
+}
+
+/// The worker dies in each stage: announced, with the run at work, with the news that it has ended, with the step that was woken by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_dies_between_two_stages_costs_nothing_but_time() {
+    let parent = one("parent", sub("call", "child", json!({"timeout": "1h"})));
+    let child = json!({"name": "child", "queue": "children", "nodes": [task("a", "gate")]});
+    let gate = Gate::default();
+    let mut fleet = TestFleet::publish([child, parent]).await;
+    let pool = fleet.database.pool.clone();
+    let lock = async |table: &str| {
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::query(&format!("lock table longshore.{table} in access exclusive mode")).execute(&mut *tx).await.unwrap();
+        tx
+    };
+    let both = |fleet: &TestFleet| quick(fleet, &["default", "children"]).gate(&gate);
+    let held = |run: Uuid, what: &str| format!("select exists (select from longshore.step_leases where run_id = '{run}' and {what})");
+
+    let run = fleet.start("parent", json!(7)).await;
+    fleet.add(quick(&fleet, &["default"])).await;
+    fleet.until(&format!("select exists (select from longshore.step_waiting where run_id = '{run}')")).await;
+    fleet.crash().await;
+
+    fleet.add(both(&fleet)).await;
+    gate.entered(1).await;
+    let (child, _) = children(&fleet, run).await[0];
+    fleet.crash_holder(child).await;
+
+    fleet.add(both(&fleet)).await;
+    gate.entered(2).await;
+    let waits = lock("step_waiting").await;
+    // of the dead worker, too
+    gate.open(2);
+    fleet.until(&held(run, "node = -10")).await;
+    fleet.crash_holder(run).await;
+
+    fleet.add(both(&fleet)).await;
+    fleet.until(&held(run, "node = -10")).await;
+    let attempts = lock("execution_step_attempts").await;
+    waits.rollback().await.unwrap();
+    fleet.until(&held(run, "kind = 3")).await;
+    fleet.crash_holder(run).await;
+    attempts.rollback().await.unwrap();
+
+    fleet.add(both(&fleet)).await;
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!(7)));
+    assert_eq!(children(&fleet, run).await.len(), 1);
+    let tries = fleet.tries(run, "call").await;
+    assert!(tries == ["completed"] || tries == ["lost", "completed"], "{tries:?}");
+    quiet(&fleet).await;
+    fleet.forget_killed().await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_and_those_that_wait_for_them_outlive_workers_that_die_at_any_moment() {
+    let leaf = one("leaf", task("a", "echo"));
+    let middle = json!({"name": "middle", "nodes": [sub("x", "leaf", json!({})), sub("y", "leaf", json!({"mode": "detached"})), task("z", "echo")], "edges": [["x", "z"], ["y", "z"]]});
+    let top = json!({"name": "top", "nodes": [{"id": "f", "type": "foreach", "items": [1, 2, 3], "body": {"nodes": [sub("call", "middle", json!({"timeout": "1h"}))], "output": "{{ item }}"}}]});
+    let mut fleet = TestFleet::publish([leaf, middle, top]).await;
+    let mut runs = Vec::new();
+    for round in 0..6_u64 {
+        fleet.add(quick(&fleet, &["default"])).await;
+        for _ in 0..6 {
+            runs.push(fleet.start("top", json!({})).await);
+        }
+        tokio::time::sleep(Duration::from_millis(17 * (round + 1))).await;
+        fleet.crash().await;
+    }
+    fleet.add(quick(&fleet, &["default"])).await;
+    for run in &runs {
+        assert_eq!(fleet.ended(*run).await, ("completed".to_owned(), json!([1, 2, 3])));
+    }
+    fleet.all_ended().await;
+    let count = |workflow: &str| format!("select count(*) from longshore.workflow_runs r join longshore.workflows w using (workflow_id) where w.name = '{workflow}' and state = 3");
+    let each = runs.len() as i64;
+    assert_eq!((fleet.database.number(&count("middle")).await, fleet.database.number(&count("leaf")).await), (3 * each, 6 * each));
+    quiet(&fleet).await;
+    fleet.forget_killed().await;
+    fleet.finish().await;
+}
+
+/// Runs that end while the step that waits for them runs out of time, or is canceled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_meets_the_timeout_and_the_cancel_of_its_parent() {
+    const RUNS: u64 = 300;
+    let child = one("child", json!({"id": "d", "type": "delay", "duration": "{{ run.input }}ms"}));
+    let call = |timeout: Value| sub("call", "child", with(json!({"input": "{{ run.input }}"}), timeout));
+    let timed = json!({"name": "timed", "nodes": [call(json!({"timeout": "25ms"}))]});
+    let free = json!({"name": "free", "nodes": [call(json!({}))]});
+    let mut fleet = TestFleet::publish([child, timed, free]).await;
+    for _ in 0..2 {
+        fleet.work(32).await;
+    }
+    let mut runs = Vec::new();
+    let mut canceling = tokio::task::JoinSet::new();
+    for number in 0..RUNS {
+        let timed = number % 2 == 0;
+        let run = fleet.start(if timed { "timed" } else { "free" }, json!(number % 50)).await;
+        runs.push((run, timed));
+        if !timed {
+            let enqueuer = fleet.enqueuer.clone();
+            canceling.spawn(async move {
+                tokio::time::sleep(Duration::from_micros(number * 7_919 % 60_000)).await;
+                enqueuer.cancel(run).await.unwrap();
+            });
+        }
+    }
+    canceling.join_all().await;
+    let mut ended = std::collections::BTreeMap::new();
+    for (run, timed) in runs {
+        let (state, output) = fleet.ended(run).await;
+        assert!(state == "completed" || if timed { output["name"] == "timeout" } else { state == "canceled" }, "{state}: {output}");
+        *ended.entry((timed, state)).or_insert(0) += 1;
+    }
+    eprintln!("{ended:?}");
+    settled(&fleet).await;
+    // what was canceled, and what completed while its step ran out of time
+    fleet.all_ended().await;
+    fleet.until("select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)").await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_hands_on_what_waits() {
+    let gate = Gate::default();
+    let child = one("child", task("a", "gate"));
+    let parent = one("parent", json!({"id": "f", "type": "foreach", "items": [1, 2, 3, 4, 5], "body": {"nodes": [sub("call", "child", json!({"input": "{{ item }}"}))]}}));
+    let mut fleet = TestFleet::publish([child, parent]).await;
+    let worker = |fleet: &TestFleet| fleet.worker().grace(Duration::from_millis(100)).gate(&gate).queue("default", Slots(40));
+    fleet.add(worker(&fleet)).await;
+    let run = fleet.start("parent", json!({})).await;
+    gate.entered(5).await;
+    fleet.add(worker(&fleet)).await;
+    fleet.leave_first().await;
+    gate.open(10);
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([1, 2, 3, 4, 5])));
+    assert_eq!(fleet.tries(run, "call").await, ["completed"; 5], "nothing is charged to what waits");
     fleet.finish().await;
 }
