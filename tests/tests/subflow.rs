@@ -267,21 +267,23 @@ async fn a_foreach_waits_for_fifty_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_that_ends_cancels_the_runs_it_waits_for_and_no_others() {
     let gate = Gate::default();
-    let child = one("child", json!({"id": "i", "type": "if", "when": "run.input == 49", "then": {"nodes": [{"id": "no", "type": "fail", "name": "no", "message": ""}]},
+    let child = one("child", json!({"id": "i", "type": "if", "when": "run.input == 47", "then": {"nodes": [{"id": "go", "type": "wait", "signal": "go"}, {"id": "no", "type": "fail", "name": "no"}], "edges": [["go", "no"]]},
         "else": {"nodes": [task("a", "gate")]}}));
-    let each = json!({"id": "f", "type": "foreach", "items": "{{ run.input }}", "on_error": "continue", "body": {"nodes": [
+    let each = json!({"id": "f", "type": "foreach", "items": "{{ run.input }}", "concurrency": 64, "on_error": "continue", "body": {"nodes": [
         sub("call", "child", json!({"input": "{{ item }}"})), sub("loose", "child", json!({"input": 1, "mode": "detached", "close_policy": "terminate"}))]}});
     let parent = json!({"name": "parent", "nodes": [each, sub("other", "child", json!({"input": 1}))]});
     let fleet = gated(&gate, [child, parent]).await;
-    let items: Vec<i32> = (0..50).collect();
+    let items: Vec<i32> = (0..48).collect();
     let run = fleet.start("parent", json!(items)).await;
-    // the 49 others are canceled; the run that another step waits for, and those that nobody waits for, go on
-    fleet.until(&format!("select count(*) = 49 from longshore.workflow_runs where parent_run_id = '{run}' and state = 5 and awaited")).await;
+    gate.entered(47 + 48 + 1).await;
+    fleet.until("select exists (select from longshore.step_waiting where child_run_id is null)").await;
+    let failing: Uuid = fleet.ask("select run_id from longshore.step_waiting where child_run_id is null and $1::uuid is not null", run).await;
+    fleet.enqueuer.signal(failing, "go", &1).await.unwrap();
+    // the 47 others are canceled; the run that another step waits for, and those that nobody waits for, go on
+    fleet.until(&format!("select count(*) = 47 from longshore.workflow_runs where parent_run_id = '{run}' and state = 5 and awaited")).await;
     settled(&fleet).await;
     let live = format!("select count(*) from longshore.workflow_runs where parent_run_id = '{run}' and state = 1");
-    let loose = format!("select count(*) from longshore.workflow_runs where parent_run_id = '{run}' and not awaited");
-    let loose = fleet.database.number(&loose).await;
-    assert_eq!(fleet.database.number(&live).await, 1 + loose, "of {loose} detached ones");
+    assert_eq!(fleet.database.number(&live).await, 1 + 48);
     fleet.enqueuer.cancel(run).await.unwrap();
     assert_eq!(fleet.database.number(&live).await, 0);
     settled(&fleet).await;
@@ -373,8 +375,8 @@ async fn whoever_dies_between_two_stages_costs_nothing_but_time() {
     fleet.until(&held(run, "node = -10")).await;
     fleet.crash_holder(run).await;
 
-    fleet.add(both(&fleet)).await;
-    fleet.until(&held(run, "node = -10")).await;
+    let last = fleet.add(both(&fleet)).await.id();
+    fleet.until(&held(run, &format!("node = -10 and worker_id = '{last}'"))).await;
     let attempts = lock("execution_step_attempts").await;
     waits.rollback().await.unwrap();
     fleet.until(&held(run, "kind = 3")).await;
