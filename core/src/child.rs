@@ -47,10 +47,18 @@ impl Child {
             Some(RunState::Failed) => {
                 let own = self.error.as_ref().map(StepError::from_payload);
                 let own = own.unwrap_or_else(|| StepError::permanent(error::LOST, "it says no error"));
-                StepError { details: own.details, ..StepError::new(&own.name, own.kind, &format!("{of} failed: {}", own.message)) }
+                StepError {
+                    details: own.details,
+                    ..StepError::new(&own.name, own.kind, &format!("{of} failed: {}", own.message))
+                }
             }
             Some(RunState::Canceled) => {
-                let why = self.error.as_ref().map(StepError::from_payload).map(|own| own.message).filter(|why| !why.is_empty());
+                let why = self
+                    .error
+                    .as_ref()
+                    .map(StepError::from_payload)
+                    .map(|own| own.message)
+                    .filter(|why| !why.is_empty());
                 let why = why.map_or_else(String::new, |why| format!(": {why}"));
                 StepError::new(error::SUBFLOW_CANCELED, ErrorKind::Canceled, &format!("{of} was canceled{why}"))
             }

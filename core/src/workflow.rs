@@ -309,10 +309,7 @@ fn unknown_child((path, name): (String, &str)) -> Problem {
 async fn pins(conn: &mut PgConnection, version_id: i32) -> Result<HashMap<NodeNumber, ChildRef>, Error> {
     let rows: Vec<(NodeNumber, i32, Option<i32>)> =
         sqlx::query_as(include_str!("../sql/workflow/pins.sql")).bind(version_id).fetch_all(conn).await?;
-    Ok(rows
-        .into_iter()
-        .map(|(node, workflow_id, version_id)| (node, ChildRef { workflow_id, version_id }))
-        .collect())
+    Ok(rows.into_iter().map(|(node, workflow_id, version_id)| (node, ChildRef { workflow_id, version_id })).collect())
 }
 
 /// The same of a definition, were it that version.

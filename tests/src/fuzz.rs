@@ -75,7 +75,8 @@ fn evaluate(graph: &Graph, input: &Value) {
         run_id: Uuid::nil(),
         workflow: Arc::clone(graph.name()),
         version: 1,
-        key: Some("key".to_owned()), parent: None,
+        key: Some("key".to_owned()),
+        parent: None,
         input: Payload::of(input).expect("input"),
     };
     let output = Payload::of(&json!({"x": 1, "text": "y", "list": [3, 1, 2]})).expect("output");
@@ -181,7 +182,14 @@ pub fn template(input: &[u8]) {
         Ok(read) => Graph::compile(&read).expect("what is accepted compiles"),
         Err(problems) => return refused(&problems),
     };
-    let facts = RunFacts { run_id: Uuid::nil(), workflow: "w".into(), version: 1, key: None, parent: None, input: input.clone() };
+    let facts = RunFacts {
+        run_id: Uuid::nil(),
+        workflow: "w".into(),
+        version: 1,
+        key: None,
+        parent: None,
+        input: input.clone(),
+    };
     let mut values = Values::new(Arc::new(facts));
     values.results.insert(0, NodeResult::Completed(input.clone()));
     given(graph.set_output(1, &values, &input));

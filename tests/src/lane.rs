@@ -339,7 +339,8 @@ impl ManualLane {
             run_id: step.run_id,
             workflow: version.workflow.clone(),
             version: version.version,
-            key: None, parent: None,
+            key: None,
+            parent: None,
             input: input.unwrap_or_else(Payload::null),
         };
         let mut values = Values::new(Arc::new(facts));

@@ -254,7 +254,8 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
     let signals: Vec<i64> = sqlx::query_scalar(sql).bind(runs).fetch_all(&mut *admin).await.unwrap();
     let waits = frames(runs, &signals, round);
     // the runs that steps of these wait for end
-    let children = "select run_id from longshore.workflow_runs where parent_run_id = any($1) and awaited and state = 1 order by 1";
+    let children =
+        "select run_id from longshore.workflow_runs where parent_run_id = any($1) and awaited and state = 1 order by 1";
     let children: Vec<Uuid> = sqlx::query_scalar(children).bind(runs).fetch_all(&mut *admin).await.unwrap();
     let count = children.len();
     let ends = [
@@ -267,7 +268,10 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
     ];
     session.call("cycle_2", &[common.as_slice(), hot.as_slice(), &ends].concat()).await;
     let told = "select count(*) from longshore.step_ready where run_id = any($1) and node = -10";
-    assert_eq!(sqlx::query_scalar::<_, i64>(told).bind(runs).fetch_one(&mut *admin).await.unwrap(), i64::try_from(count).unwrap());
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>(told).bind(runs).fetch_one(&mut *admin).await.unwrap(),
+        i64::try_from(count).unwrap()
+    );
     let woken =
         "select count(*) from longshore.step_waiting where run_id = any($1) and node = 0 and signal_id is not null";
     let woken: i64 = sqlx::query_scalar(woken).bind(runs).fetch_one(&mut *admin).await.unwrap();

@@ -60,7 +60,9 @@ fn quick(fleet: &TestFleet, queues: &[&str]) -> WorkerBuilder {
 
 /// Nothing of any run is left but timers of child runs' own.
 async fn quiet(fleet: &TestFleet) {
-    fleet.until("select not exists (select from longshore.step_ready) and not exists (select from longshore.lanes)").await;
+    fleet
+        .until("select not exists (select from longshore.step_ready) and not exists (select from longshore.lanes)")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +77,10 @@ async fn a_step_gives_what_its_run_gives() {
     assert_eq!(children(&fleet, run).await.len(), 1);
     let mut connection = fleet.database.pool.acquire().await.unwrap();
     let shown = inspect::show(&mut connection, run).await.unwrap().unwrap();
-    assert_eq!((shown.children[0].node.as_str(), shown.children[0].attempt, shown.children[0].awaited), ("call", 1, true));
+    assert_eq!(
+        (shown.children[0].node.as_str(), shown.children[0].attempt, shown.children[0].awaited),
+        ("call", 1, true)
+    );
     let shown = inspect::show(&mut connection, shown.children[0].run_id).await.unwrap().unwrap();
     assert_eq!((shown.parent_run_id, shown.children), (Some(run), Vec::new()));
     drop(connection);
@@ -107,15 +112,21 @@ async fn a_handler_knows_its_parent_and_may_signal_it() {
 async fn the_failure_of_a_run_is_its_steps_failure() {
     let child = one("child", json!({"id": "f", "type": "fail", "name": "{{ run.input.name }}", "message": "so it is"}));
     let parent = one("parent", sub("call", "child", json!({})));
-    let tried = one("tried", json!({"id": "t", "type": "try", "body": {"nodes": [sub("call", "child", json!({"input": {"name": "no_stock"}}))]},
-        "catch": [{"on": ["no_money"], "body": {"nodes": [set("m", json!("money"))]}}, {"on": ["no_stock"], "body": {"nodes": [set("s", json!("stock"))]}}]}));
+    let tried = one(
+        "tried",
+        json!({"id": "t", "type": "try", "body": {"nodes": [sub("call", "child", json!({"input": {"name": "no_stock"}}))]},
+        "catch": [{"on": ["no_money"], "body": {"nodes": [set("m", json!("money"))]}}, {"on": ["no_stock"], "body": {"nodes": [set("s", json!("stock"))]}}]}),
+    );
     let ended = one("ended", json!({"id": "t", "type": "terminate", "state": "canceled"}));
     let canceled = one("canceled", sub("call", "ended", json!({})));
     let fleet = fleet([child, parent, tried, ended, canceled]).await;
     let run = fleet.start("parent", json!({"name": "no_money"})).await;
     let (state, error) = fleet.ended(run).await;
     let (child, code) = children(&fleet, run).await[0];
-    assert_eq!((state.as_str(), &error["name"], &error["node"], code), ("failed", &json!("no_money"), &json!("call"), 4));
+    assert_eq!(
+        (state.as_str(), &error["name"], &error["node"], code),
+        ("failed", &json!("no_money"), &json!("call"), 4)
+    );
     assert_eq!(error["message"], json!(format!("run {child} of workflow child failed: so it is")));
     assert_eq!(fleet.complete("tried", json!({})).await.1, json!("stock"));
     assert_eq!(fleet.run("canceled", json!({})).await.1["name"], json!("subflow_canceled"));
@@ -129,7 +140,8 @@ async fn the_failure_of_a_run_is_its_steps_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_attempt_starts_a_run_of_its_own() {
     let child = one("child", with(task("a", "flaky"), json!({"retry": {"max_attempts": 1}, "input": {"fail": 1}})));
-    let parent = one("parent", sub("call", "child", json!({"retry": {"max_attempts": 3, "initial": "1ms", "jitter": 0}})));
+    let parent =
+        one("parent", sub("call", "child", json!({"retry": {"max_attempts": 3, "initial": "1ms", "jitter": 0}})));
     let once = one("once", sub("call", "child", json!({})));
     let fleet = fleet([child, parent, once]).await;
     let run = fleet.start("parent", json!({})).await;
@@ -150,7 +162,10 @@ async fn a_version_is_pinned_when_the_parents_is_published_or_is_the_latest() {
     let latest = one("latest", sub("call", "child", json!({"version": "latest"})));
     let fleet = fleet([child(1), pinned.clone(), latest.clone()]).await;
     assert_eq!(fleet.apply(child(2)).await, 2);
-    assert_eq!((fleet.complete("pinned", json!({})).await.1, fleet.complete("latest", json!({})).await.1), (json!(1), json!(2)));
+    assert_eq!(
+        (fleet.complete("pinned", json!({})).await.1, fleet.complete("latest", json!({})).await.1),
+        (json!(1), json!(2))
+    );
     // with a newer child the same definition is another version, and without one it is not
     assert_eq!([fleet.apply(pinned.clone()).await, fleet.apply(pinned).await, fleet.apply(latest).await], [2, 2, 1]);
     assert_eq!(fleet.complete("pinned", json!({})).await.1, json!(2));
@@ -161,11 +176,15 @@ async fn a_version_is_pinned_when_the_parents_is_published_or_is_the_latest() {
 async fn a_workflow_that_nobody_published_is_refused_by_name() {
     let fleet = TestFleet::publish([]).await;
     let mut connection = fleet.database.pool.acquire().await.unwrap();
-    let inner = json!({"id": "i", "type": "if", "when": "true", "then": {"nodes": [sub("deep", "nowhere", json!({}))]}});
+    let inner =
+        json!({"id": "i", "type": "if", "when": "true", "then": {"nodes": [sub("deep", "nowhere", json!({}))]}});
     let definition = json!({"name": "w", "nodes": [sub("a", "w", json!({})), sub("b", "gone", json!({"version": "latest"})), inner]});
     let definition = Definition::from_json(&definition).unwrap();
     let refused = workflow::publish(&mut connection, &definition).await.unwrap_err().to_string();
-    for part in ["nodes[1].workflow: no workflow `gone` is published", "nodes[2].then.nodes[0].workflow: no workflow `nowhere` is published"] {
+    for part in [
+        "nodes[1].workflow: no workflow `gone` is published",
+        "nodes[2].then.nodes[0].workflow: no workflow `nowhere` is published",
+    ] {
         assert!(refused.contains(part), "{part} is not in: {refused}");
     }
     assert!(!refused.starts_with("nodes[0]"), "its own name is known: {refused}");
@@ -177,8 +196,11 @@ async fn a_workflow_that_nobody_published_is_refused_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workflow_may_start_itself_to_the_depth_of_32() {
     let call = sub("again", "down", json!({"input": "{{ run.input - 1 }}"}));
-    let down = one("down", json!({"id": "more", "type": "if", "when": "run.input > 0", "then": {"nodes": [call, set("count", json!("{{ input + 1 }}"))], "edges": [["again", "count"]]},
-        "else": {"nodes": [set("bottom", json!(0))]}}));
+    let down = one(
+        "down",
+        json!({"id": "more", "type": "if", "when": "run.input > 0", "then": {"nodes": [call, set("count", json!("{{ input + 1 }}"))], "edges": [["again", "count"]]},
+        "else": {"nodes": [set("bottom", json!(0))]}}),
+    );
     let fleet = fleet([down]).await;
     assert_eq!(fleet.complete("down", json!(32)).await.1, json!(32));
     let (state, error) = fleet.run("down", json!(33)).await;
@@ -192,8 +214,11 @@ async fn a_workflow_may_start_itself_to_the_depth_of_32() {
 async fn a_cancel_goes_down_all_the_levels() {
     let gate = Gate::default();
     let leaf = one("leaf", task("a", "gate"));
-    let middle = one("middle", json!({"id": "p", "type": "parallel", "branches": [
-        {"id": "x", "nodes": [sub("cx", "leaf", json!({}))]}, {"id": "y", "nodes": [sub("cy", "leaf", json!({"timeout": "1h"}))]}]}));
+    let middle = one(
+        "middle",
+        json!({"id": "p", "type": "parallel", "branches": [
+        {"id": "x", "nodes": [sub("cx", "leaf", json!({}))]}, {"id": "y", "nodes": [sub("cy", "leaf", json!({"timeout": "1h"}))]}]}),
+    );
     let top = one("top", sub("call", "middle", json!({})));
     let root = one("root", sub("call", "top", json!({"timeout": "1h"})));
     let fleet = gated(&gate, [leaf, middle, top, root]).await;
@@ -205,7 +230,11 @@ async fn a_cancel_goes_down_all_the_levels() {
     assert!(said.contains(&format!("for run {child} of top, which is running; its time is over at")), "{said}");
     drop(connection);
     fleet.enqueuer.cancel(run).await.unwrap();
-    assert_eq!(fleet.database.number("select count(*) from longshore.workflow_runs where state = 5").await, 5, "at once");
+    assert_eq!(
+        fleet.database.number("select count(*) from longshore.workflow_runs where state = 5").await,
+        5,
+        "at once"
+    );
     gate.told(2).await;
     settled(&fleet).await;
     let left = "select (select count(*) from longshore.step_waiting) + (select count(*) from longshore.step_delayed)";
@@ -231,15 +260,27 @@ async fn a_run_that_is_canceled_itself_fails_the_step_that_waits_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_whose_time_is_over_ends_its_run_as_its_policy_says() {
     let gate = Gate::default();
-    let late = |name: &str, policy: &str| one(name, sub("call", "leaf", json!({"timeout": "50ms", "close_policy": policy})));
-    let fleet = gated(&gate, [one("leaf", task("a", "gate")), late("terminate", "terminate"), late("abandon", "abandon"), late("request_cancel", "request_cancel")]).await;
+    let late =
+        |name: &str, policy: &str| one(name, sub("call", "leaf", json!({"timeout": "50ms", "close_policy": policy})));
+    let fleet = gated(
+        &gate,
+        [
+            one("leaf", task("a", "gate")),
+            late("terminate", "terminate"),
+            late("abandon", "abandon"),
+            late("request_cancel", "request_cancel"),
+        ],
+    )
+    .await;
     for (entered, (name, code)) in [("terminate", 5), ("abandon", 1), ("request_cancel", 1)].into_iter().enumerate() {
         let run = fleet.start(name, json!({})).await;
         let (state, error) = fleet.ended(run).await;
         assert_eq!((state.as_str(), &error["name"], &error["kind"]), ("failed", &json!("timeout"), &json!("timeout")));
         let (child, state) = children(&fleet, run).await[0];
         assert_eq!(state, code, "{name}");
-        let asked: i64 = fleet.ask("select count(*) from longshore.signals where run_id = $1 and name = 'cancel_requested'", child).await;
+        let asked: i64 = fleet
+            .ask("select count(*) from longshore.signals where run_id = $1 and name = 'cancel_requested'", child)
+            .await;
         assert_eq!(asked, i64::from(name == "request_cancel"));
         gate.entered(entered + 1).await;
     }
@@ -267,8 +308,11 @@ async fn a_foreach_waits_for_fifty_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_that_ends_cancels_the_runs_it_waits_for_and_no_others() {
     let gate = Gate::default();
-    let child = one("child", json!({"id": "i", "type": "if", "when": "run.input == 47", "then": {"nodes": [{"id": "go", "type": "wait", "signal": "go"}, {"id": "no", "type": "fail", "name": "no"}], "edges": [["go", "no"]]},
-        "else": {"nodes": [task("a", "gate")]}}));
+    let child = one(
+        "child",
+        json!({"id": "i", "type": "if", "when": "run.input == 47", "then": {"nodes": [{"id": "go", "type": "wait", "signal": "go"}, {"id": "no", "type": "fail", "name": "no"}], "edges": [["go", "no"]]},
+        "else": {"nodes": [task("a", "gate")]}}),
+    );
     let each = json!({"id": "f", "type": "foreach", "items": "{{ run.input }}", "concurrency": 64, "on_error": "continue", "body": {"nodes": [
         sub("call", "child", json!({"input": "{{ item }}"})), sub("loose", "child", json!({"input": 1, "mode": "detached", "close_policy": "terminate"}))]}});
     let parent = json!({"name": "parent", "nodes": [each, sub("other", "child", json!({"input": 1}))]});
@@ -277,10 +321,16 @@ async fn a_frame_that_ends_cancels_the_runs_it_waits_for_and_no_others() {
     let run = fleet.start("parent", json!(items)).await;
     gate.entered(47 + 48 + 1).await;
     fleet.until("select exists (select from longshore.step_waiting where child_run_id is null)").await;
-    let failing: Uuid = fleet.ask("select run_id from longshore.step_waiting where child_run_id is null and $1::uuid is not null", run).await;
+    let failing: Uuid = fleet
+        .ask("select run_id from longshore.step_waiting where child_run_id is null and $1::uuid is not null", run)
+        .await;
     fleet.enqueuer.signal(failing, "go", &1).await.unwrap();
     // the 47 others are canceled; the run that another step waits for, and those that nobody waits for, go on
-    fleet.until(&format!("select count(*) = 47 from longshore.workflow_runs where parent_run_id = '{run}' and state = 5 and awaited")).await;
+    fleet
+        .until(&format!(
+            "select count(*) = 47 from longshore.workflow_runs where parent_run_id = '{run}' and state = 5 and awaited"
+        ))
+        .await;
     settled(&fleet).await;
     let live = format!("select count(*) from longshore.workflow_runs where parent_run_id = '{run}' and state = 1");
     assert_eq!(fleet.database.number(&live).await, 1 + 48);
@@ -294,11 +344,10 @@ async fn a_frame_that_ends_cancels_the_runs_it_waits_for_and_no_others() {
 async fn a_detached_run_goes_on_by_itself_unless_its_policy_says_otherwise() {
     let gate = Gate::default();
     let child = json!({"name": "child", "nodes": [task("a", "gate"), {"id": "w", "type": "wait", "signal": "cancel_requested"}]});
-    let detached = |name: &str, policy: &str| {
-        json!({"name": name, "nodes": [sub("call", "child", json!({"mode": "detached", "close_policy": policy})), set("s", json!("{{ input.run_id }}"))], "edges": [["call", "s"]]})
-    };
+    let detached = |name: &str, policy: &str| json!({"name": name, "nodes": [sub("call", "child", json!({"mode": "detached", "close_policy": policy})), set("s", json!("{{ input.run_id }}"))], "edges": [["call", "s"]]});
     let usual = one("usual", sub("call", "child", json!({"mode": "detached"})));
-    let fleet = gated(&gate, [child, detached("terminate", "terminate"), detached("ask", "request_cancel"), usual]).await;
+    let fleet =
+        gated(&gate, [child, detached("terminate", "terminate"), detached("ask", "request_cancel"), usual]).await;
     let (run, output) = fleet.complete("usual", json!({})).await;
     assert_eq!(output, json!({"run_id": children(&fleet, run).await[0].0}));
     assert_eq!(fleet.database.number("select count(*) from longshore.closed").await, 0, "there is nothing to settle");
@@ -325,7 +374,9 @@ async fn a_detached_run_goes_on_by_itself_unless_its_policy_says_otherwise() {
 async fn what_is_canceled_while_it_waits_leaves_a_run_that_is_not_to_end_with_it() {
     let gate = Gate::default();
     let parent = |name: &str, policy: &str| one(name, sub("call", "leaf", json!({"close_policy": policy})));
-    let fleet = gated(&gate, [one("leaf", task("a", "gate")), parent("abandon", "abandon"), parent("ask", "request_cancel")]).await;
+    let fleet =
+        gated(&gate, [one("leaf", task("a", "gate")), parent("abandon", "abandon"), parent("ask", "request_cancel")])
+            .await;
     let runs = [fleet.start("abandon", json!({})).await, fleet.start("ask", json!({})).await];
     gate.entered(2).await;
     for run in runs {
@@ -355,7 +406,9 @@ async fn whoever_dies_between_two_stages_costs_nothing_but_time() {
         tx
     };
     let both = |fleet: &TestFleet| quick(fleet, &["default", "children"]).gate(&gate);
-    let held = |run: Uuid, what: &str| format!("select exists (select from longshore.step_leases where run_id = '{run}' and {what})");
+    let held = |run: Uuid, what: &str| {
+        format!("select exists (select from longshore.step_leases where run_id = '{run}' and {what})")
+    };
 
     let run = fleet.start("parent", json!(7)).await;
     fleet.add(quick(&fleet, &["default"])).await;
@@ -413,9 +466,16 @@ async fn runs_and_those_that_wait_for_them_outlive_workers_that_die_at_any_momen
         assert_eq!(fleet.ended(*run).await, ("completed".to_owned(), json!([1, 2, 3])));
     }
     fleet.all_ended().await;
-    let count = |workflow: &str| format!("select count(*) from longshore.workflow_runs r join longshore.workflows w using (workflow_id) where w.name = '{workflow}' and state = 3");
+    let count = |workflow: &str| {
+        format!(
+            "select count(*) from longshore.workflow_runs r join longshore.workflows w using (workflow_id) where w.name = '{workflow}' and state = 3"
+        )
+    };
     let each = runs.len() as i64;
-    assert_eq!((fleet.database.number(&count("middle")).await, fleet.database.number(&count("leaf")).await), (3 * each, 6 * each));
+    assert_eq!(
+        (fleet.database.number(&count("middle")).await, fleet.database.number(&count("leaf")).await),
+        (3 * each, 6 * each)
+    );
     quiet(&fleet).await;
     fleet.forget_killed().await;
     fleet.finish().await;
@@ -451,14 +511,21 @@ async fn a_run_that_ends_meets_the_timeout_and_the_cancel_of_its_parent() {
     let mut ended = std::collections::BTreeMap::new();
     for (run, timed) in runs {
         let (state, output) = fleet.ended(run).await;
-        assert!(state == "completed" || if timed { output["name"] == "timeout" } else { state == "canceled" }, "{state}: {output}");
+        assert!(
+            state == "completed" || if timed { output["name"] == "timeout" } else { state == "canceled" },
+            "{state}: {output}"
+        );
         *ended.entry((timed, state)).or_insert(0) += 1;
     }
     eprintln!("{ended:?}");
     settled(&fleet).await;
     // what was canceled, and what completed while its step ran out of time
     fleet.all_ended().await;
-    fleet.until("select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)").await;
+    fleet
+        .until(
+            "select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)",
+        )
+        .await;
     fleet.finish().await;
 }
 
@@ -466,9 +533,13 @@ async fn a_run_that_ends_meets_the_timeout_and_the_cancel_of_its_parent() {
 async fn a_worker_that_leaves_hands_on_what_waits() {
     let gate = Gate::default();
     let child = one("child", task("a", "gate"));
-    let parent = one("parent", json!({"id": "f", "type": "foreach", "items": [1, 2, 3, 4, 5], "body": {"nodes": [sub("call", "child", json!({"input": "{{ item }}"}))]}}));
+    let parent = one(
+        "parent",
+        json!({"id": "f", "type": "foreach", "items": [1, 2, 3, 4, 5], "body": {"nodes": [sub("call", "child", json!({"input": "{{ item }}"}))]}}),
+    );
     let mut fleet = TestFleet::publish([child, parent]).await;
-    let worker = |fleet: &TestFleet| fleet.worker().grace(Duration::from_millis(100)).gate(&gate).queue("default", Slots(40));
+    let worker =
+        |fleet: &TestFleet| fleet.worker().grace(Duration::from_millis(100)).gate(&gate).queue("default", Slots(40));
     fleet.add(worker(&fleet)).await;
     let run = fleet.start("parent", json!({})).await;
     gate.entered(5).await;

@@ -9,7 +9,9 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::{Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChild, NewChunk, NewFrame, NewWait, Passed, Wake};
+use super::{
+    Batch, Baton, Closing, Due, FrameEnding, JoinArrival, NewChild, NewChunk, NewFrame, NewWait, Passed, Wake,
+};
 use crate::frame::Chunk;
 use crate::graph::Bounds;
 use crate::payload::Payload;
@@ -29,7 +31,9 @@ fn windows(joins: &[JoinArrival], field: impl Fn(&Bounds) -> i32) -> Option<Vec<
 
 /// What concerns frames, waits and child runs; null where nothing does.
 fn frames(batch: &Batch) -> Option<serde_json::Value> {
-    let Batch { frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, children, asks, .. } = batch;
+    let Batch {
+        frames, frame_endings, chunks, opened, forgotten_passes, waiting, wakes, waited, children, asks, ..
+    } = batch;
     let no_frames = frames.is_empty() && frame_endings.is_empty() && chunks.is_empty() && opened.is_empty();
     let no_waits = waiting.is_empty() && wakes.is_empty() && waited.is_empty();
     let no_children = children.is_empty() && asks.is_empty();

@@ -485,7 +485,9 @@ impl<'a> Parser<'a> {
             Token::Number(text) => {
                 // MiniJinja reads whole numbers into 128 bits and refuses what is longer.
                 if text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u128>().is_err() {
-                    return Err(self.wrong("the number is too large for a whole one: write it with an exponent, as in 1e40"));
+                    return Err(
+                        self.wrong("the number is too large for a whole one: write it with an exponent, as in 1e40")
+                    );
                 }
                 self.advance()?;
                 Ok(Code::closed(text.to_owned()))

@@ -19,7 +19,8 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let root = Parts { nodes: &definition.nodes, edges: &definition.edges, block: None, around: 0 };
     made.body(root, checked.body);
     made.find_needs();
-    let detached = |subflow: &Subflow| subflow.mode == SubflowMode::Detached && subflow.close_policy != ClosePolicy::Abandon;
+    let detached =
+        |subflow: &Subflow| subflow.mode == SubflowMode::Detached && subflow.close_policy != ClosePolicy::Abandon;
     Graph {
         closes_children: made.nodes.iter().filter_map(Node::subflow).any(detached),
         name: Arc::from(definition.name.as_str()),

@@ -229,7 +229,8 @@ mod tests {
             run_id: Uuid::nil(),
             workflow: "w".into(),
             version: 1,
-            key: None, parent: None,
+            key: None,
+            parent: None,
             input: Payload::of(input).unwrap(),
         }))
     }

@@ -25,7 +25,8 @@ fn values(input: &Value) -> Values {
         run_id: Uuid::nil(),
         workflow: Arc::from("w"),
         version: 1,
-        key: None, parent: None,
+        key: None,
+        parent: None,
         input: Payload::of(input).unwrap(),
     }))
 }

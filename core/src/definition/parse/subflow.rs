@@ -36,5 +36,12 @@ pub(super) fn subflow(fields: &mut Fields<'_, '_>) -> SubflowDefinition {
             mode.usual_policy()
         }
     };
-    SubflowDefinition { workflow, version, mode, close_policy, timeout: fields.duration("timeout"), retry: retry(fields) }
+    SubflowDefinition {
+        workflow,
+        version,
+        mode,
+        close_policy,
+        timeout: fields.duration("timeout"),
+        retry: retry(fields),
+    }
 }

@@ -22,7 +22,8 @@ fn values(input: &Value) -> Values {
         run_id: Uuid::nil(),
         workflow: Arc::from("w"),
         version: 2,
-        key: Some("k-1".to_owned()), parent: None,
+        key: Some("k-1".to_owned()),
+        parent: None,
         input: payload(input),
     }))
 }
