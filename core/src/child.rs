@@ -39,7 +39,6 @@ impl Child {
     }
 
     /// How the step that waited ends, and the run that it waits for no more: a step that was woken before its run had ended was woken by time.
-    #[must_use]
     pub fn end(&self, subflow: &Subflow) -> (Result<Payload, StepError>, Option<Left>) {
         let of = format!("run {} of workflow {}", self.run_id, subflow.workflow);
         let error = match self.state {
