@@ -2,6 +2,7 @@
 //! Everything that follows from an ended attempt (its record, the retry or the successors, the run's end) goes into the same batch, so it is
 //! committed with it or not at all. Pure: time and randomness come in as values. What follows from a node is decided in `successor`.
 
+mod children;
 mod frames;
 mod joins;
 mod waits;
@@ -12,13 +13,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub use self::children::{Call, Left};
 use self::joins::Arrived;
 use crate::context::{self, Change};
 use crate::cycle::{Batch, ContextWrite, Due, EndedAttempt, RunEnding};
 use crate::error::{self, StepError};
 use crate::frame::Opening;
 use crate::graph::{
-    Announcement, DELIVER, END, GivesUp, Node, NodeKind, NodeNumber, NodeResult, START, Termination, Values, Verdict,
+    Announcement, DELIVER, END, GivesUp, Node, NodeNumber, NodeResult, START, Termination, Values, Verdict,
 };
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
@@ -83,15 +85,19 @@ pub enum Ending {
     Looked(Vec<Verdict>),
     /// What a milestone waits for is so.
     Reached,
-    /// The time of a wait is over.
-    TimeUp,
-    /// A `wait` node was woken.
+    /// What a step waits for has come without a signal: its time is over, or the run has ended.
+    Wakes,
+    /// A waiting step was woken.
     Woken {
-        /// What it took, or the timeout.
+        /// What it took or was given, or the timeout.
         result: Result<Payload, StepError>,
         /// When it began to wait.
         since: DateTime<Utc>,
+        /// The run it waits for no more.
+        left: Option<Left>,
     },
+    /// A `subflow` node starts a run.
+    Called(Box<Call>),
     /// The step job itself says it: a skip, a join that is whole now.
     Told,
     /// The attempt was recorded by `complete_in`: spread what follows from its output.
@@ -290,13 +296,20 @@ impl Plan {
             Ending::Opened(opening) => self.open(index, ended, opening),
             Ending::BlockEnds(result) => self.end_block(index, ended, result),
             Ending::IterationFailed => self.count_failure(index, ended),
-            Ending::BlockEnded { result, .. } | Ending::Woken { result, .. } => self.end_with(index, ended, result),
+            Ending::BlockEnded { result, .. } => self.end_with(index, ended, result),
+            Ending::Woken { result, left, .. } => {
+                if let Some(left) = left {
+                    self.leave(ended, left);
+                }
+                self.end_with(index, ended, result);
+            }
+            Ending::Called(call) => self.call(index, ended, call),
             Ending::Announced(announcement) => self.announce(index, ended, announcement),
             Ending::Delivered(waiters) => self.deliver(index, ended, waiters),
             Ending::Looked(verdicts) => self.take(index, ended, verdicts),
             Ending::Reached => self.reach(ended),
-            Ending::TimeUp => self.time_up(ended),
-            // a count of a block's iterations that decides nothing any more
+            Ending::Wakes => self.wake(ended),
+            // a count of a block's iterations that decides nothing any more, or news of a run for which nobody waits
             Ending::Told if step.node < 0 => {}
             Ending::Told => match step.kind {
                 StepKind::Rest => self.follow(index, ended, &Successors::Rested),
@@ -353,11 +366,7 @@ impl Plan {
 
     fn fail(&mut self, index: usize, ended: &Ended<'_>, error: &StepError, retry_after: Option<Duration>) {
         let step = ended.step;
-        let policy = match ended.version.graph.node(step.node).map(|node| &node.kind) {
-            Some(NodeKind::Task { retry, .. }) => Some(retry),
-            Some(NodeKind::Block(block)) => Some(&block.retry),
-            _ => None,
-        };
+        let policy = ended.version.graph.node(step.node).and_then(Node::retry);
         let failed_before = match ended.ending {
             Ending::BlockEnded { failed, .. } => *failed,
             _ => step.failed,
@@ -542,6 +551,8 @@ impl Plan {
                 self.batch.contexts.push(ContextWrite { run_id, version_id: ended.step.version_id, by: None });
             }
             let workflow = ended.version.workflow.clone();
+            // settling closes the child runs that nobody waits for
+            let announce = announce || ended.version.graph.closes_children();
             self.batch.endings.push(RunEnding { run_id, workflow, state, output, error, announce });
         }
     }
@@ -621,6 +632,8 @@ impl Plan {
         self.batch.parked.retain(|step| open(step.run_id, step.frame));
         self.batch.waiting.retain(|wait| open(wait.key.run_id, wait.key.frame));
         self.batch.wakes.retain(|wake| open(wake.key.run_id, wake.key.frame));
+        // the run of a detached child's step is closed with the record that names the child: it begins, and settling finds it
+        self.batch.children.retain(|child| !child.awaited || open(child.parent.run_id, child.parent.frame));
     }
 }
 

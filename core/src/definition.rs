@@ -8,6 +8,7 @@ pub mod block;
 pub mod context;
 mod parse;
 mod problem;
+pub mod subflow;
 pub mod wait;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use sha2::{Digest, Sha256};
 pub use block::{BlockDefinition, BlockType, BodyDefinition};
 pub use context::ContextDefinition;
 pub use problem::{Problem, Problems};
+pub use subflow::{ChildVersion, ClosePolicy, SubflowDefinition, SubflowMode};
 pub use wait::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
 
 use crate::duration;
@@ -142,6 +144,8 @@ pub enum NodeType {
     Milestone(Box<MilestoneDefinition>),
     /// Changes the run's context.
     Context(Box<ContextDefinition>),
+    /// Starts a run of a workflow.
+    Subflow(Box<SubflowDefinition>),
     /// Fails this step for good; edges on failure apply.
     Fail {
         /// Name of the error, a template.
@@ -175,6 +179,7 @@ impl NodeType {
             Self::Approval(_) => "approval",
             Self::Milestone(_) => "milestone",
             Self::Context(_) => "context",
+            Self::Subflow(_) => "subflow",
             Self::Fail { .. } => "fail",
             Self::Terminate { .. } => "terminate",
             Self::Block(block) => block.kind.word(),
@@ -306,6 +311,26 @@ impl Definition {
         size
     }
 
+    /// The workflows that its nodes start, each with the path of the node.
+    pub fn subflows(&self) -> Vec<(String, &str)> {
+        let mut found = Vec::new();
+        let mut open = vec![(String::new(), self.nodes.as_slice())];
+        while let Some((path, nodes)) = open.pop() {
+            for (place, node) in nodes.iter().enumerate() {
+                let path = format!("{path}nodes[{place}]");
+                match &node.kind {
+                    NodeType::Subflow(subflow) => found.push((path, subflow.workflow.as_str())),
+                    NodeType::Block(block) => {
+                        let bodies = block.kind.bodies().into_iter();
+                        open.extend(bodies.map(|(body, of)| (format!("{path}.{body}."), of.nodes.as_slice())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        found
+    }
+
     /// SHA-256 of the canonical JSON with sorted keys, in lowercase hexadecimal. Equal hashes mean the same
     /// version.
     pub fn content_hash(&self) -> String {
@@ -358,6 +383,7 @@ impl NodeDefinition {
             NodeType::Approval(approval) => approval.write(&mut map),
             NodeType::Milestone(milestone) => milestone.write(&mut map),
             NodeType::Context(context) => context.write(&mut map),
+            NodeType::Subflow(subflow) => subflow.write(&mut map),
             NodeType::Block(block) => block.write(&mut map),
         }
         put(&mut map, "input", &self.input);

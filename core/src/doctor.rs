@@ -127,6 +127,8 @@ const PROMISES: &[Query] = queries! {
     Some(8), "stuck_frame", "every live instance of a block waits for something";
     Some(8), "lost_wake_up", "no wait and no signal miss each other";
     Some(8), "parked_step", "what is parked belongs to a paused run";
+    Some(8), "lost_child", "no step waits for a run that has ended";
+    Some(11), "orphan_child", "a child run ends with its parent, where that was asked for";
     Some(2), "accepted_once", "one attempt of a step is accepted, and none follows it";
     Some(3), "attempt_numbers", "attempts are numbered from 1 without gaps";
     Some(2), "one_home", "a step job is in one place";

@@ -30,6 +30,10 @@ pub const CANCELED: &str = "canceled";
 pub const DELAY_INVALID: &str = "delay_invalid";
 /// A `wait` node's template gave no name of a signal, or no duration.
 pub const WAIT_INVALID: &str = "wait_invalid";
+/// A `subflow` would start a run with too many runs around it.
+pub const SUBFLOW_TOO_DEEP: &str = "subflow_too_deep";
+/// The run that a `subflow` waited for was canceled.
+pub const SUBFLOW_CANCELED: &str = "subflow_canceled";
 /// A `foreach` has no list of items, or too many.
 pub const ITEMS_INVALID: &str = "items_invalid";
 /// More iterations failed than may.

@@ -19,7 +19,7 @@ use crate::state::{Outcome, RunState, StepState};
 mod answer;
 mod text;
 
-pub use answer::{Delay, Delayed, Explanation, Held, Join, Predecessor, Ready, Waiting, Work};
+pub use answer::{AwaitedRun, Delay, Delayed, Explanation, Held, Join, Predecessor, Ready, Waiting, Work};
 
 /// At most this many step jobs, joins and predecessors are named; the totals say how many there are.
 pub const MAX_SHOWN: i64 = 20;
@@ -178,10 +178,19 @@ fn waiting_row(row: &PgRow) -> Result<Waiting, sqlx::Error> {
         attempt: row.try_get("attempt")?,
         // a milestone waits under the one name that no signal has
         signals: row.try_get::<Vec<String>, _>("names")?.into_iter().filter(|name| !name.is_empty()).collect(),
+        child: awaited(row)?,
         since: row.try_get("since")?,
         until: row.try_get("due_at")?,
         untaken: row.try_get("untaken")?,
     })
+}
+
+/// The run that a step waits for, if that is it.
+fn awaited(row: &PgRow) -> Result<Option<AwaitedRun>, sqlx::Error> {
+    let Some(run_id) = row.try_get("child_run_id")? else { return Ok(None) };
+    let known: Option<&str> = row.try_get("child_state")?;
+    let state = known.map(|_| word(row, "child_state")).transpose()?;
+    Ok(Some(AwaitedRun { run_id, workflow: row.try_get("child_workflow")?, state }))
 }
 
 fn held_row(row: &PgRow, now: DateTime<Utc>) -> Result<Held, sqlx::Error> {

@@ -37,6 +37,8 @@ pub enum Reference {
     RunVersion,
     /// `run.key`.
     RunKey,
+    /// `run.parent`: null, or `run_id` of the run that started it.
+    RunParent,
     /// `run.input`.
     RunInput,
     /// `run.context`, as it was when the node began.
@@ -76,6 +78,7 @@ impl fmt::Display for Reference {
             Self::RunWorkflow => f.write_str("run.workflow"),
             Self::RunVersion => f.write_str("run.version"),
             Self::RunKey => f.write_str("run.key"),
+            Self::RunParent => f.write_str("run.parent"),
             Self::RunInput => f.write_str("run.input"),
             Self::RunContext => f.write_str("run.context"),
             Self::RunState => f.write_str("run.state"),

@@ -27,7 +27,7 @@ pub use values::{Bounds, Delay, FrameFacts, NodeResult, RunFacts, Termination, V
 pub use wait::{Announcement, Signal, Verdict, timed_out};
 
 use crate::check::Program;
-use crate::definition::Definition;
+use crate::definition::{ChildVersion, ClosePolicy, Definition, SubflowMode};
 use crate::expression::{Expression, Template};
 use crate::payload::Payload;
 use crate::retry::RetryPolicy;
@@ -52,6 +52,8 @@ pub const DELIVER: NodeNumber = -7;
 pub const LOOK: NodeNumber = -8;
 /// The engine's node that ends a wait whose time is over. Its number is the node's that waits.
 pub const TIME_UP: NodeNumber = -9;
+/// The engine's node of a step that waits for a run, in its frame: that run has ended. Its number is the node's that waits.
+pub const CHILD: NodeNumber = -10;
 
 /// A compiled version of a workflow.
 pub struct Graph {
@@ -66,6 +68,7 @@ pub struct Graph {
     context: Option<Payload>,
     milestones: bool,
     queries: BTreeMap<String, Query>,
+    closes_children: bool,
 }
 
 /// One graph of a version: the run's own, or a body of a block.
@@ -165,6 +168,29 @@ impl Node {
         }
     }
 
+    /// What it starts, if it is a `subflow`.
+    pub fn subflow(&self) -> Option<&Subflow> {
+        match &self.kind {
+            NodeKind::Subflow(subflow) => Some(subflow),
+            _ => None,
+        }
+    }
+
+    /// What follows a failed attempt; none for a node that has one attempt.
+    pub fn retry(&self) -> Option<&RetryPolicy> {
+        match &self.kind {
+            NodeKind::Task { retry, .. } => Some(retry),
+            NodeKind::Block(block) => Some(&block.retry),
+            NodeKind::Subflow(subflow) => Some(&subflow.retry),
+            _ => None,
+        }
+    }
+
+    /// Waits in a row of its own: for a signal, or for the end of a run.
+    pub fn waits(&self) -> bool {
+        matches!(self.kind, NodeKind::Wait { .. } | NodeKind::Subflow(_))
+    }
+
     /// True for nodes that the lane decides itself.
     pub fn is_engine_own(&self) -> bool {
         !matches!(self.kind, NodeKind::Task { .. })
@@ -209,6 +235,8 @@ pub enum NodeKind {
     Wait(WaitKind),
     /// Changes the run's context: [`Graph::changes`]. Its output is its input.
     Context,
+    /// Starts a run.
+    Subflow(Box<Subflow>),
     /// Ends the run: [`Graph::termination`].
     Terminate,
     /// Holds bodies: what it does with them is in `frame`.
@@ -227,10 +255,29 @@ impl NodeKind {
             Self::Wait(WaitKind::Milestone) => "milestone",
             Self::Context => "context",
             Self::Fail => "fail",
+            Self::Subflow(_) => "subflow",
             Self::Terminate => "terminate",
             Self::Block(block) => block.word,
         }
     }
+}
+
+/// What a `subflow` node starts, and how it goes on. Which workflow and version that is in the tables is known of the published version
+/// ([`LoadedVersion`](crate::workflow::LoadedVersion)).
+#[derive(Debug)]
+pub struct Subflow {
+    /// The workflow's name.
+    pub workflow: Arc<str>,
+    /// Which version of it.
+    pub version: ChildVersion,
+    /// Whether the node waits for the run.
+    pub mode: SubflowMode,
+    /// What becomes of the run when the node, or its run, ends before it.
+    pub close_policy: ClosePolicy,
+    /// How long the node waits.
+    pub timeout: Option<Duration>,
+    /// What follows a failed attempt.
+    pub retry: RetryPolicy,
 }
 
 /// An edge of a compiled version, at its place in the definition.
@@ -390,6 +437,11 @@ impl Graph {
     /// True if nothing else of a run can be out when one of its nodes ends: it is a chain without blocks.
     pub fn is_chain(&self) -> bool {
         self.bodies.first().is_some_and(Body::is_chain)
+    }
+
+    /// True if a run may leave child runs that it does not wait for, and that something becomes of when it ends.
+    pub fn closes_children(&self) -> bool {
+        self.closes_children
     }
 
     /// How the edges to a node are counted, for nodes with several.

@@ -22,6 +22,8 @@ use crate::state::{Outcome, RunState, StepState};
 pub const WORKER_SILENT_SECONDS: i32 = 30;
 /// The most runs one [`list`] returns.
 pub const MAX_LISTED: u32 = 10_000;
+/// The most child runs that [`show`] tells of.
+pub const MAX_CHILDREN: i64 = 1_000;
 
 /// Which runs to list.
 #[derive(Clone, Debug)]
@@ -81,6 +83,33 @@ pub struct RunView {
     pub output: Option<Value>,
     /// Why it failed or was canceled, in full.
     pub error_detail: Option<Value>,
+    /// The run that started it, if one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_run_id: Option<Uuid>,
+    /// The runs that steps of it started, in the order they began, at most [`MAX_CHILDREN`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildView>,
+}
+
+/// A run that a step started.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChildView {
+    /// The run.
+    pub run_id: Uuid,
+    /// Its workflow.
+    pub workflow: String,
+    /// Its version.
+    pub version: i32,
+    /// Where it stands.
+    pub state: RunState,
+    /// The node that started it.
+    pub node: String,
+    /// The frame of that.
+    pub frame: i32,
+    /// The attempt that did.
+    pub attempt: i32,
+    /// The step waits, or waited, for its end.
+    pub awaited: bool,
 }
 
 /// Where a node of a run stands: `pending` in JSON and text until it has a step.
@@ -283,7 +312,7 @@ pub async fn list(conn: &mut PgConnection, filter: &Filter) -> Result<Vec<RunSum
 
 /// One run with its payloads; `None` if there is no such run.
 pub async fn show(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<RunView>, sqlx::Error> {
-    sqlx::query(include_str!("../sql/inspect/show.sql"))
+    let shown = sqlx::query(include_str!("../sql/inspect/show.sql"))
         .bind(SHARD)
         .bind(run_id)
         .persistent(false)
@@ -293,9 +322,36 @@ pub async fn show(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<RunVie
                 input: row.try_get("input")?,
                 output: row.try_get("output")?,
                 error_detail: row.try_get("error_detail")?,
+                parent_run_id: row.try_get("parent_run_id")?,
+                children: Vec::new(),
             })
         })
-        .fetch_optional(conn)
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some(shown) = shown else { return Ok(None) };
+    Ok(Some(RunView { children: children(conn, run_id).await?, ..shown }))
+}
+
+/// The runs that steps of this run started, in the order they began.
+async fn children(conn: &mut PgConnection, run_id: Uuid) -> Result<Vec<ChildView>, sqlx::Error> {
+    sqlx::query(include_str!("../sql/inspect/children.sql"))
+        .bind(SHARD)
+        .bind(run_id)
+        .bind(MAX_CHILDREN)
+        .persistent(false)
+        .try_map(|row: PgRow| {
+            Ok(ChildView {
+                run_id: row.try_get("run_id")?,
+                workflow: row.try_get("workflow")?,
+                version: row.try_get("version")?,
+                state: word(&row, "state")?,
+                node: row.try_get("node")?,
+                frame: row.try_get("frame")?,
+                attempt: row.try_get("attempt")?,
+                awaited: row.try_get("awaited")?,
+            })
+        })
+        .fetch_all(conn)
         .await
 }
 

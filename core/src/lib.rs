@@ -20,6 +20,7 @@ pub mod successor;
 
 // Deciding what a lane does: pure, too.
 pub mod attempt;
+pub mod child;
 pub mod query;
 pub mod queue;
 

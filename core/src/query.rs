@@ -40,6 +40,7 @@ async fn answer(mut session: Session<'_>, run_id: Uuid, name: &str) -> Result<Pa
         workflow: Arc::from(run.workflow.as_str()),
         version: run.version,
         key: run.key,
+        parent: run.parent,
         input: run.input,
     };
     let mut values = Values::new(Arc::new(facts));

@@ -159,6 +159,8 @@ pub struct Claimed {
     pub input: Option<Payload>,
     /// The run's idempotency key.
     pub key: Option<String>,
+    /// The run that started it, if one did.
+    pub parent: Option<Uuid>,
 }
 
 /// One place to claim from, in the order of preference.

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use crate::graph::{Graph, NodeNumber, NodeResult, RunFacts, START, Values};
 use crate::payload::Payload;
 use crate::queue::SHARD;
-use crate::run::MAX_KEY;
 use crate::session::Session;
 use crate::state::{Outcome, RunState};
 use crate::successor::replay::{Standing, replay};
@@ -126,6 +125,7 @@ struct RunRow {
     workflow: String,
     input: String,
     key: Option<String>,
+    parent: Option<Uuid>,
     settling: bool,
 }
 
@@ -315,11 +315,14 @@ async fn values(
     input: &str,
     run_id: Uuid,
 ) -> Result<Values, Error> {
+    // a new run has a key and a parent of its own: none
+    let same = of == run_id;
     let facts = RunFacts {
         run_id,
         workflow: version.workflow.clone(),
         version: version.version,
-        key: run.key.clone().filter(|key| key.chars().count() <= MAX_KEY),
+        key: run.key.clone().filter(|_| same),
+        parent: run.parent.filter(|_| same),
         input: Payload::trusted(input.into()),
     };
     let mut values = Values::new(Arc::new(facts));

@@ -238,6 +238,8 @@ pub struct Run {
     pub error: Option<StepError>,
     /// Its idempotency key.
     pub key: Option<String>,
+    /// The run that started it, if one did.
+    pub parent: Option<Uuid>,
     /// 0 to 3.
     pub priority: i16,
     /// When it was started, by Postgres' clock: the beginning of the transaction.
@@ -351,6 +353,7 @@ struct RunRow {
     output: Option<String>,
     error: Option<String>,
     key: Option<String>,
+    parent: Option<Uuid>,
     priority: i16,
     created_at: DateTime<Utc>,
     run_at: Option<DateTime<Utc>>,
@@ -369,6 +372,7 @@ impl RunRow {
             output: self.output.map(stored),
             error: self.error.map(|error| StepError::from_payload(&stored(error))),
             key: self.key,
+            parent: self.parent,
             priority: self.priority,
             created_at: self.created_at,
             run_at: self.run_at,
@@ -485,6 +489,7 @@ mod tests {
             input: Payload::null(),
             output: Some(Payload::of(&[1, 2]).unwrap()),
             error: None,
+            parent: None,
             key: None,
             priority: 1,
             created_at: now,

@@ -3,14 +3,15 @@
 //! A published version never changes. The same content as the latest version is that version; anything else, older
 //! content too, becomes a new one, and starts take the latest from then on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection, PgExecutor};
 
-use crate::definition::{DEFAULT_QUEUE, Definition, Problems};
-use crate::graph::{Edge, Graph, Node, NodeNumber};
+use crate::definition::{ChildVersion, DEFAULT_QUEUE, Definition, Problem, Problems};
+use crate::graph::{Edge, Graph, Node, NodeNumber, Subflow};
 use crate::payload::{self, Payload};
 
 /// Why a workflow could not be published or read. Nothing was written.
@@ -71,6 +72,17 @@ pub struct LoadedVersion {
     pub first_queue_id: i32,
     /// Its name.
     pub first_queue: Arc<str>,
+    /// What each `subflow` node starts.
+    pub children: HashMap<NodeNumber, ChildRef>,
+}
+
+/// Which workflow a node starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChildRef {
+    /// The workflow's number.
+    pub workflow_id: i32,
+    /// The version's number over all workflows; none: the newest when the step starts.
+    pub version_id: Option<i32>,
 }
 
 impl LoadedVersion {
@@ -111,7 +123,8 @@ pub struct Shown {
     pub published_at: DateTime<Utc>,
 }
 
-/// Publishes `definition` unless it is the latest version already, and makes its queues. Safe to repeat and to call
+/// Publishes `definition` unless it is the latest version already, and makes its queues. The versions of child runs that it pins are part of what it
+/// is: with a newer one there it is a new version. Safe to repeat and to call
 /// from many processes at once: publishes of one workflow take turns.
 pub async fn publish(conn: &mut PgConnection, definition: &Definition) -> Result<Published, Error> {
     let graph = Graph::compile(definition)?;
@@ -120,10 +133,12 @@ pub async fn publish(conn: &mut PgConnection, definition: &Definition) -> Result
 
     let mut tx = conn.begin().await?;
     let workflow_id = lock(&mut tx, &definition.name).await?;
+    let children = children(&mut tx, definition, &graph, workflow_id).await?;
     let newest: Option<(i32, i32, String)> =
         sqlx::query_as(include_str!("../sql/workflow/newest.sql")).bind(workflow_id).fetch_optional(&mut *tx).await?;
     if let Some((version_id, version, newest_hash)) = &newest
         && *newest_hash == hash
+        && pins(&mut tx, *version_id).await? == pinned(&children, *version_id)
     {
         tx.rollback().await?;
         return Ok(Published { workflow_id, version_id: *version_id, version: *version, created: false });
@@ -146,7 +161,7 @@ pub async fn publish(conn: &mut PgConnection, definition: &Definition) -> Result
         .bind(first_queue)
         .fetch_one(&mut *tx)
         .await?;
-    insert_graph(&mut tx, version_id, &graph).await?;
+    insert_graph(&mut tx, version_id, &graph, &children).await?;
     tx.commit().await?;
     Ok(Published { workflow_id, version_id, version, created: true })
 }
@@ -207,12 +222,19 @@ struct VersionRow {
     queue_ids: Vec<i32>,
     first_queue_id: i32,
     first_queue: String,
+    child_nodes: Vec<i32>,
+    child_workflow_ids: Vec<i32>,
+    child_version_ids: Vec<Option<i32>>,
 }
 
 impl VersionRow {
     fn compile(self) -> Result<LoadedVersion, Error> {
         let graph = Definition::from_json(&self.definition).and_then(|definition| Graph::compile(&definition));
+        let children = self.child_workflow_ids.iter().zip(self.child_version_ids);
+        let children = children.map(|(&workflow_id, version_id)| ChildRef { workflow_id, version_id });
+        let children = self.child_nodes.into_iter().zip(children).collect();
         Ok(LoadedVersion {
+            children,
             graph: graph.map_err(|problems| Error::Unreadable {
                 workflow: self.workflow.clone(),
                 version: self.version,
@@ -243,7 +265,66 @@ async fn lock(conn: &mut PgConnection, workflow: &str) -> Result<i32, Error> {
     Ok(sqlx::query_scalar(include_str!("../sql/workflow/lock.sql")).bind(workflow).fetch_one(conn).await?)
 }
 
-async fn insert_graph(conn: &mut PgConnection, version_id: i32, graph: &Graph) -> Result<(), Error> {
+/// Stands for the version that is being published, which has no number yet.
+const ITSELF: i32 = 0;
+
+/// What the `subflow` nodes of a definition start; refused where nothing of that name is published.
+async fn children(
+    conn: &mut PgConnection,
+    definition: &Definition,
+    graph: &Graph,
+    workflow_id: i32,
+) -> Result<HashMap<NodeNumber, ChildRef>, Error> {
+    let calls = || graph.nodes().iter().filter_map(|node| Some((node, node.subflow()?)));
+    let mut names: Vec<&str> = calls().map(|(_, subflow)| &*subflow.workflow).collect();
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    names.sort_unstable();
+    names.dedup();
+    let rows: Vec<(String, i32, i32)> =
+        sqlx::query_as(include_str!("../sql/workflow/children.sql")).bind(names).fetch_all(conn).await?;
+    let mut known: HashMap<String, (i32, i32)> =
+        rows.into_iter().map(|(name, workflow_id, version_id)| (name, (workflow_id, version_id))).collect();
+    known.insert(definition.name.clone(), (workflow_id, ITSELF));
+    let problems: Vec<Problem> =
+        definition.subflows().into_iter().filter(|(_, name)| !known.contains_key(*name)).map(unknown_child).collect();
+    if !problems.is_empty() {
+        return Err(Error::Invalid(Problems(problems)));
+    }
+    let child = |(node, subflow): (&Node, &Subflow)| {
+        let (workflow_id, newest) = *known.get(&*subflow.workflow)?;
+        let version_id = (subflow.version == ChildVersion::Pinned).then_some(newest);
+        Some((node.number, ChildRef { workflow_id, version_id }))
+    };
+    Ok(calls().filter_map(child).collect())
+}
+
+fn unknown_child((path, name): (String, &str)) -> Problem {
+    let fix = "publish it first (`longshore workflow apply`), or correct the name";
+    Problem::new(format!("{path}.workflow"), format!("no workflow `{name}` is published"), fix)
+}
+
+/// What the nodes of a published version start.
+async fn pins(conn: &mut PgConnection, version_id: i32) -> Result<HashMap<NodeNumber, ChildRef>, Error> {
+    let rows: Vec<(NodeNumber, i32, Option<i32>)> =
+        sqlx::query_as(include_str!("../sql/workflow/pins.sql")).bind(version_id).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|(node, workflow_id, version_id)| (node, ChildRef { workflow_id, version_id })).collect())
+}
+
+/// The same of a definition, were it that version.
+fn pinned(children: &HashMap<NodeNumber, ChildRef>, itself: i32) -> HashMap<NodeNumber, ChildRef> {
+    let number = |version_id| if version_id == ITSELF { itself } else { version_id };
+    let pinned = |child: &ChildRef| ChildRef { version_id: child.version_id.map(number), ..*child };
+    children.iter().map(|(node, child)| (*node, pinned(child))).collect()
+}
+
+async fn insert_graph(
+    conn: &mut PgConnection,
+    version_id: i32,
+    graph: &Graph,
+    children: &HashMap<NodeNumber, ChildRef>,
+) -> Result<(), Error> {
     let (nodes, edges) = (graph.nodes(), graph.edges());
     let mut indegrees = vec![0_i32; nodes.len()];
     for edge in edges {
@@ -263,6 +344,8 @@ async fn insert_graph(conn: &mut PgConnection, version_id: i32, graph: &Graph) -
         .bind(nodes.iter().map(needs).collect::<Vec<_>>())
         .bind(nodes.iter().map(|node| i32::try_from(node.body).unwrap_or(i32::MAX)).collect::<Vec<_>>())
         .bind(nodes.iter().map(|node| node.on_error.word()).collect::<Vec<_>>())
+        .bind(nodes.iter().map(|node| Some(children.get(&node.number)?.workflow_id)).collect::<Vec<_>>())
+        .bind(nodes.iter().map(|node| children.get(&node.number)?.version_id).collect::<Vec<_>>())
         .execute(&mut *conn)
         .await?;
     let numbers: Vec<i32> = (0..).take(edges.len()).collect();

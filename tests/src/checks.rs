@@ -17,6 +17,8 @@ const CHECKS: &[(&str, &str)] = &[
     ("a signal is taken once, by the step that says so", SIGNALS),
     ("a parked step belongs to a paused run", PARKED),
     ("a context has all its changes and no other", CONTEXTS),
+    ("an attempt starts one run, and ends as that did", CHILDREN),
+    ("a run that is to end with its parent does", LEFT_CHILDREN),
 ];
 
 const ACCEPTED_ONCE: &str = "
@@ -97,10 +99,10 @@ const WAITS: &str = "
     select format('run %s has no step anywhere', r.run_id)
     from longshore.workflow_runs r
     where r.state in (1, 2)
-      and not exists (select from longshore.step_ready s where s.run_id = r.run_id and s.node not in (-7, -8, -9))
+      and not exists (select from longshore.step_ready s where s.run_id = r.run_id and s.node not in (-7, -8, -9, -10))
       and not exists (select from longshore.step_delayed s where s.run_id = r.run_id and s.node <> -9)
       and not exists (select from longshore.step_waiting s where s.run_id = r.run_id and s.woken_at is null)
-      and not exists (select from longshore.step_leases l where l.run_id = r.run_id and l.node not in (-7, -8, -9))";
+      and not exists (select from longshore.step_leases l where l.run_id = r.run_id and l.node not in (-7, -8, -9, -10))";
 
 /// Only where nothing awaits settling.
 const LEFT: &str = "
@@ -159,6 +161,32 @@ const CONTEXTS: &str = "
     left join longshore.execution_step_attempts a
         on a.run_id = s.run_id and a.frame = s.frame and a.node = s.node and a.attempt = s.attempt and a.outcome = 1
     where a.node is null or s.by_attempt > 1";
+/// No attempt started two runs; a step that completed gave what its last run gave.
+const CHILDREN: &str = "
+    select format('run %s frame %s node %s attempt %s started %s runs', c.parent_run_id, c.parent_frame, c.parent_node, c.parent_attempt, count(*))
+    from longshore.workflow_runs c where c.parent_run_id is not null
+    group by c.parent_run_id, c.parent_frame, c.parent_node, c.parent_attempt
+    having count(*) > 1
+    union all
+    select format('run %s frame %s node %s gave %s, its run %s gave %s', a.run_id, a.frame, a.node, a.output, c.run_id, c.output)
+    from longshore.execution_step_attempts a
+    join longshore.workflow_runs r on r.run_id = a.run_id
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type = 'subflow'
+    left join lateral (select c.run_id, c.output, c.state, c.awaited from longshore.workflow_runs c
+        where c.parent_run_id = a.run_id and c.parent_frame = a.frame and c.parent_node = a.node and c.parent_attempt <= a.attempt
+        order by c.parent_attempt desc limit 1) c on true
+    where a.outcome = 1 and a.error is null
+      and (c.run_id is null or c.awaited and (c.state <> 3 or c.output <> a.output) or not c.awaited and a.output ->> 'run_id' <> c.run_id::text)
+    union all
+    select format('run %s is at depth %s below run %s at %s', c.run_id, c.depth, p.run_id, p.depth)
+    from longshore.workflow_runs c join longshore.workflow_runs p on p.run_id = c.parent_run_id
+    where c.depth <> coalesce(p.depth, 0) + 1 or c.run_id <= p.run_id";
+
+/// Only where nothing awaits settling.
+const LEFT_CHILDREN: &str = "
+    select format('run %s lives, its parent %s is in state %s', c.run_id, p.run_id, p.state)
+    from longshore.workflow_runs c join longshore.workflow_runs p on p.run_id = c.parent_run_id
+    where c.state < 3 and c.close_policy = 1 and p.state >= 3 and not exists (select from longshore.closed)";
 
 /// Everything that breaks a promise, with its name.
 pub async fn broken(pool: &PgPool) -> Vec<String> {

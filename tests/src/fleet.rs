@@ -257,7 +257,7 @@ impl TestFleet {
             // what looks for signals may outlive its run by a claim
             self.until(
                 "select not exists (select from longshore.step_ready s join longshore.workflow_runs r using (run_id)
-                    where r.state > 2 and s.node in (-7, -8, -9))",
+                    where r.state > 2 and s.node in (-7, -8, -9, -10))",
             )
             .await;
         }

@@ -77,6 +77,7 @@ fn evaluate(graph: &Graph, input: &Value) {
         workflow: Arc::clone(graph.name()),
         version: 1,
         key: Some("key".to_owned()),
+        parent: None,
         input: Payload::of(input).expect("input"),
     };
     let output = Payload::of(&json!({"x": 1, "text": "y", "list": [3, 1, 2]})).expect("output");
@@ -89,7 +90,7 @@ fn evaluate(graph: &Graph, input: &Value) {
     for node in graph.nodes() {
         given(graph.input(node.number, &values));
         match node.kind {
-            NodeKind::Task { .. } | NodeKind::Block(_) => {}
+            NodeKind::Task { .. } | NodeKind::Block(_) | NodeKind::Subflow(_) => {}
             NodeKind::Set => given(graph.set_output(node.number, &values, &output)),
             NodeKind::Delay => {
                 graph.delay(node.number, &values).map_or_else(|error| permanent(&error), |_| ());
@@ -172,7 +173,8 @@ pub fn expression(input: &[u8]) {
         | Reference::Input
         | Reference::Item
         | Reference::FrameInput(_)
-        | Reference::SignalPayload => Found::Json(input.clone()),
+        | Reference::SignalPayload
+        | Reference::RunParent => Found::Json(input.clone()),
     };
     let again = Expression::compile(compiled.text()).expect("its own text compiles");
     assert_eq!(again.references(), compiled.references());
@@ -194,7 +196,14 @@ pub fn template(input: &[u8]) {
         Ok(read) => Graph::compile(&read).expect("what is accepted compiles"),
         Err(problems) => return refused(&problems),
     };
-    let facts = RunFacts { run_id: Uuid::nil(), workflow: "w".into(), version: 1, key: None, input: input.clone() };
+    let facts = RunFacts {
+        run_id: Uuid::nil(),
+        workflow: "w".into(),
+        version: 1,
+        key: None,
+        parent: None,
+        input: input.clone(),
+    };
     let mut values = Values::new(Arc::new(facts));
     values.results.insert(0, NodeResult::Completed(input.clone()));
     given(graph.set_output(1, &values, &input));

@@ -341,6 +341,7 @@ impl ManualLane {
             workflow: version.workflow.clone(),
             version: version.version,
             key: None,
+            parent: None,
             input: input.unwrap_or_else(Payload::null),
         };
         let mut values = Values::new(Arc::new(facts));

@@ -90,6 +90,8 @@ impl Lived {
             slow,
             warehouse,
             json!({"name": "waits", "nodes": [{"id": "a", "type": "wait", "signal": "go", "timeout": "1h"}]}),
+            json!({"name": "kid", "nodes": [{"id": "a", "type": "delay", "duration": "1h"}]}),
+            json!({"name": "family", "nodes": [{"id": "call", "type": "subflow", "workflow": "kid"}]}),
             dag("early", "a b c d j:2 k", "a>j b>j c>j d>j j>k"),
         ])
         .await;
@@ -132,6 +134,12 @@ impl Lived {
                 and not exists (select from longshore.step_ready where run_id = '{waiting}')"
         );
         fleet.until(&waits).await;
+        let family = fleet.start("family", json!({})).await;
+        let begun = "select exists (select from longshore.step_delayed d join longshore.workflow_runs r using (run_id) where r.depth = 1)";
+        fleet.until(begun).await;
+        runs.insert("family", family);
+        let kid = "select run_id from longshore.workflow_runs where parent_run_id = $1";
+        runs.insert("kid", fleet.ask(kid, family).await);
         let tomorrow = chrono::Utc::now() + chrono::TimeDelta::days(1);
         runs.insert("later", fleet.enqueuer.start("chain", &json!({})).run_at(tomorrow).await.unwrap().id);
         let live = runs["live"];
@@ -191,7 +199,7 @@ const ATTEMPT: &str = "insert into execution_step_attempts
 
 const DAMAGE: &[Damage] = &[
     ("the step job of a queued run is gone", "delete from step_ready where run_id = {ready}", &["stuck_run"]),
-    ("a wait is gone", "delete from step_waiting", &["stuck_run"]),
+    ("a wait is gone", "delete from step_waiting where run_id = {waiting}", &["stuck_run"]),
     (
         "nobody looks for the signal that a step waits for",
         "update step_waiting set since = now() - interval '80 s';
@@ -214,6 +222,26 @@ const DAMAGE: &[Damage] = &[
         "insert into step_ready (run_id, version_id, queue_id, node, attempt, shard, priority, kind)
          select run_id, version_id, queue_id, node, attempt, shard, priority, 3 from step_waiting",
         &["one_home"],
+    ),
+    (
+        "a child run has ended and nobody tells the step that waits for it",
+        "update workflow_runs set state = 5, finished_at = now() where run_id = {kid}; delete from step_delayed where run_id = {kid}",
+        &["lost_child"],
+    ),
+    (
+        "the run that a step waits for is gone",
+        "delete from step_delayed where run_id = {kid}; delete from workflow_runs where run_id = {kid}",
+        &["lost_child"],
+    ),
+    (
+        "a run has ended and its child lives on",
+        "update workflow_runs set state = 5, finished_at = now() where run_id = {family}; delete from step_waiting where run_id = {family}",
+        &["orphan_child"],
+    ),
+    (
+        "a step waits for its run no more",
+        "delete from step_waiting where run_id = {family}",
+        &["stuck_run", "orphan_child"],
     ),
     (
         "a signal to a run that does not exist",

@@ -296,7 +296,7 @@ async fn the_keys_of_json_output_do_not_change() {
     insta::assert_snapshot!(keys(&report), @"checks");
     insta::assert_snapshot!(keys(&report.checks[0]), @"examples found name promise says severity");
     let names: Vec<_> = report.checks.iter().map(|check| check.name).collect();
-    insta::assert_snapshot!(names.join(" "), @"stuck_run stuck_frame lost_wake_up parked_step accepted_once attempt_numbers one_home lease_overdue join_counts lost_successor lost_retry undecided_node started_early orphan unknown_place unsettled_step partitions max_attempts version_altered functions residue unsettled silent_workers unserved_queues vacuum_behind invalid_indexes old_snapshots");
+    insta::assert_snapshot!(names.join(" "), @"stuck_run stuck_frame lost_wake_up parked_step lost_child orphan_child accepted_once attempt_numbers one_home lease_overdue join_counts lost_successor lost_retry undecided_node started_early orphan unknown_place unsettled_step partitions max_attempts version_altered functions residue unsettled silent_workers unserved_queues vacuum_behind invalid_indexes old_snapshots");
     drop(connection);
     fleet.database.drop().await;
 }

@@ -135,6 +135,9 @@ fn frames(runs: &[Uuid], signals: &[i64], round: usize) -> String {
         "pause": each(json!({"why": "{}"})),
         "park": each(json!({"version": 1, "frame": 0, "node": 0, "kind": 0, "attempt": 1, "failed": 0, "lost": 0, "queue": 1, "priority": 1})),
         "context": each(json!({"version": 1, "frame": 0, "node": 0, "attempt": number, "changes": r#"[{"op": "increment", "path": ["n"], "value": 1}]"#})),
+        "children": runs.iter().map(|run| json!({"run": Uuid::now_v7(), "workflow": 1, "depth": 1, "policy": 1, "awaited": true, "input": "1", "priority": 1,
+            "parent": run, "frame": 1, "node": number, "attempt": 1})).collect::<Vec<_>>(),
+        "asks": [],
     })
     .to_string()
 }
@@ -253,13 +256,33 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
     let sql = "select min(signal_id) from longshore.signals where run_id = any($1) and taken_at is null group by run_id order by run_id";
     let signals: Vec<i64> = sqlx::query_scalar(sql).bind(runs).fetch_all(&mut *admin).await.unwrap();
     let waits = frames(runs, &signals, round);
-    session.call("cycle_2", &[common.as_slice(), hot.as_slice(), &[one("p_frames", &waits)]].concat()).await;
+    // the runs that steps of these wait for end
+    let children =
+        "select run_id from longshore.workflow_runs where parent_run_id = any($1) and awaited and state = 1 order by 1";
+    let children: Vec<Uuid> = sqlx::query_scalar(children).bind(runs).fetch_all(&mut *admin).await.unwrap();
+    let count = children.len();
+    let ends = [
+        one("p_frames", &waits),
+        one("z_run", &list(&children)),
+        one("z_state", &each("4", count)),
+        one("z_output", &each("null", count)),
+        one("z_error", &each("1", count)),
+        one("z_close", &each("true", count)),
+    ];
+    session.call("cycle_2", &[common.as_slice(), hot.as_slice(), &ends].concat()).await;
+    let told = "select count(*) from longshore.step_ready where run_id = any($1) and node = -10";
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>(told).bind(runs).fetch_one(&mut *admin).await.unwrap(),
+        i64::try_from(count).unwrap()
+    );
     session.call("read_contexts", &[one("p_runs", &ids)]).await;
     let woken =
         "select count(*) from longshore.step_waiting where run_id = any($1) and node = 0 and signal_id is not null";
     let woken: i64 = sqlx::query_scalar(woken).bind(runs).fetch_one(&mut *admin).await.unwrap();
     assert_eq!(woken, i64::try_from(signals.len()).unwrap(), "each of the waits was woken");
     session.call("read_woken", &looks).await;
+    let waits = [one("p_runs", &ids), one("p_frames", &ones), one("p_nodes", &ones), one("p_results", "true")];
+    session.call("read_children", &waits).await;
     if round > 0 {
         session
             .call("signal", &[one("run", &runs[0].to_string()), one("name", "s"), one("key", &format!("k{round}"))])
@@ -317,6 +340,12 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
         .execute(&mut *admin)
         .await
         .unwrap();
+
+    // half of them by their run, the others by the frame of the step that waits
+    let frames: Vec<usize> = (0..keys).map(|key| key % 2).collect();
+    session.call("close_children", &[one("p_runs", &ids), one("p_frames", &list(frames))]).await;
+    let (child, parent) = (children.first().unwrap_or(&runs[0]), runs[0]);
+    session.call("ask_child", &[one("p_child", &child.to_string()), one("p_parent", &parent.to_string())]).await;
 
     for scan in ["false", "true"] {
         sqlx::raw_sql(&baton(lane + 1, 7, runs, true)).execute(&mut *admin).await.unwrap();
@@ -482,12 +511,14 @@ async fn no_function_reads_a_whole_table_with_the_plans_it_made_while_it_was_emp
 /// called with 128). One walk over a table reads its 100,000 rows.
 fn most(function: &str) -> (i64, i64) {
     match function {
-        "close_run" | "pause_run" | "resume_run" | "complete_in" | "start_run" => (1_000, 200),
+        "close_run" | "pause_run" | "resume_run" | "complete_in" | "start_run" | "ask_child" => (1_000, 200),
         "settle_begin" => (2_000, 2_000),
         "read_inputs" | "step_results" => (500, 2_000),
         "recover" | "promote" | "prune_runs" => (3_000, 10_000),
         // it looks at each lane of the fleet, 400 here, for each run
-        "settle" => (100_000, 25_000),
+        "settle" => (100_000, 40_000),
+        // 128 of everything there is
+        "cycle_2" => (9_000, 40_000),
         _ => (5_000, 25_000),
     }
 }
@@ -515,7 +546,12 @@ async fn fill(admin: &mut PgConnection, runs: &[Uuid]) {
         "insert into longshore.signals (shard, run_id, name, payload) select 0, r, 's', '1' from unnest($1::uuid[]) r, generate_series(1, 2)",
         "insert into longshore.step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, picky, names, woken_at, due_at, timer_seq)
          select 0, r, 0, n, 1, 1, 1, 1, false, '{s,t}', case n when 1 then now() end, now(), 1 from unnest($1::uuid[]) r, generate_series(0, 1) n",
+        "insert into longshore.step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, picky, names, child_run_id)
+         select 0, r, 1, 1, 1, 1, 1, 1, false, '{}', r from unnest($1::uuid[]) r",
         "insert into longshore.closed (shard, run_id) select 0, r from unnest($1::uuid[]) r where false",
+        "insert into longshore.workflow_runs (run_id, workflow_id, version_id, shard, priority, input, parent_run_id, parent_frame, parent_node, parent_attempt,
+            depth, close_policy, awaited)
+         select longshore.new_run_id(), 1, 1, 0, 1, '{}', r, 1, 1, 1, 1, 1, true from unnest($1::uuid[]) r",
     ];
     for sql in statements {
         sqlx::query(sql).bind(runs).execute(&mut *admin).await.unwrap_or_else(|e| panic!("{sql}: {e}"));

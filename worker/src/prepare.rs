@@ -2,6 +2,7 @@
 //! decide engine steps on the spot, and lay out tasks for their handlers.
 
 mod block;
+mod subflow;
 mod wait;
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +14,7 @@ use longshore_core::context;
 use longshore_core::cycle::Due;
 use longshore_core::error::StepError;
 use longshore_core::frame::Child;
-use longshore_core::graph::{Delay, END, NEXT, Needs, NodeKind, NodeNumber, NodeResult, RunFacts, START};
+use longshore_core::graph::{Delay, END, NEXT, Needs, Node, NodeKind, NodeNumber, NodeResult, RunFacts, START};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{HeldStep, MAX_LOST_ALONE, StepKind};
 use longshore_core::results::{self, FrameRef, Instance, StepRef};
@@ -56,6 +57,7 @@ impl Prepared {
         let node = held.version.graph.node(held.step.node);
         let facts = StepFacts {
             run_id: held.step.run_id,
+            parent: held.values.run.parent,
             workflow: held.version.workflow.clone(),
             node: node.map_or_else(|| "".into(), |node| node.id.clone()),
             attempt: held.step.attempt,
@@ -85,7 +87,7 @@ pub(crate) async fn prepare(shared: &Shared, mut new: Vec<Held>) -> Vec<Decided>
     if !wanted.is_empty() && !wanted.fetch(shared, &mut new).await {
         return Vec::new();
     }
-    if !wait::listen(shared, &mut new).await {
+    if !wait::listen(shared, &mut new).await || !subflow::look(shared, &mut new).await {
         return Vec::new();
     }
     let mut decided: Vec<_> = new.into_iter().map(|held| decide(shared, held)).collect();
@@ -243,12 +245,7 @@ impl Wanted {
 
 /// The node's retry policy bounds the time since its first attempt.
 fn bounds_total(held: &Held) -> bool {
-    let retry = match held.version.graph.node(held.step.node).map(|node| &node.kind) {
-        Some(NodeKind::Task { retry, .. }) => retry,
-        Some(NodeKind::Block(block)) => &block.retry,
-        _ => return false,
-    };
-    retry.total.is_some()
+    held.version.graph.node(held.step.node).and_then(Node::retry).is_some_and(|retry| retry.total.is_some())
 }
 
 fn decide(shared: &Shared, mut held: Held) -> Decided {
@@ -263,7 +260,7 @@ fn decide(shared: &Shared, mut held: Held) -> Decided {
     if held.paused {
         return Decided::Ended(held, Ending::Parked);
     }
-    if let Some(ending) = wait::decide(&mut held) {
+    if let Some(ending) = wait::decide(&mut held).or_else(|| subflow::decide(&held)) {
         return Decided::Ended(held, ending);
     }
     match decide_live(shared, &mut held) {
@@ -350,6 +347,7 @@ fn decide_live(shared: &Shared, held: &mut Held) -> Result<Todo, StepError> {
             end(Ending::Completed(input))
         }
         NodeKind::Wait(_) => end(Ending::Announced(graph.announcement(node, values)?)),
+        NodeKind::Subflow(subflow) => end(subflow::call(held, subflow)?),
         NodeKind::Fail => Err(graph.failure(node, values)?),
         NodeKind::Terminate => end(Ending::Terminated(graph.termination(node, values)?)),
         NodeKind::Block(_) => end(block::begin(held)?),

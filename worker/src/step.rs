@@ -24,6 +24,7 @@ struct Inner {
 /// What the lane knows when it starts an attempt.
 pub(crate) struct StepFacts {
     pub(crate) run_id: Uuid,
+    pub(crate) parent: Option<Uuid>,
     pub(crate) workflow: Arc<str>,
     pub(crate) node: Arc<str>,
     pub(crate) attempt: i32,
@@ -48,6 +49,11 @@ impl Step {
     /// The run this step job belongs to.
     pub fn run_id(&self) -> Uuid {
         self.0.facts.run_id
+    }
+
+    /// The run that started this one by a `subflow` node, if one did; a handler may send it signals.
+    pub fn parent(&self) -> Option<Uuid> {
+        self.0.facts.parent
     }
 
     /// The name of the run's workflow.
@@ -140,6 +146,7 @@ pub(crate) mod tests {
     pub(crate) fn an_attempt(attempt: i32) -> Step {
         Step::new(StepFacts {
             run_id: Uuid::nil(),
+            parent: None,
             workflow: Arc::from("order-fulfilment"),
             node: Arc::from("charge"),
             attempt,

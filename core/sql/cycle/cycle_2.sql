@@ -31,7 +31,7 @@
 --            opened  such that begin now: run, frame, chunk, first
 --            forget  passes of a while that need not be kept: run, frame, deep (there may be frames below it)
 --            wait    steps that begin to wait: run, frame, node, attempt, version, queue, priority, failed, names, picky; after_us: how long at most,
---                    if that is bounded, timer: the queue of the step job (node -9) that ends it then
+--                    if that is bounded, timer: the queue of the step job (node -9) that ends it then; child: the run it waits for instead of signals
 --            wake    waits that end, or a signal that one of them refuses: run, frame, node, signal (null: its time is over; 0: what it waited for
 --                    is no signal), refused, keep. Both or
 --                    nothing: a wait that another woke, or a signal that another took, is passed by. The step job that is made has kind 3
@@ -41,11 +41,14 @@
 --            pause   runs that are paused here, sorted: run, why; each is among z_* with the state 2
 --            park    step jobs of paused runs, sorted by run: run, version, frame, node, kind, attempt, failed, lost, queue, priority. One whose run was
 --                    resumed meanwhile is ready
+--            children  runs that begin, each with the step that starts it: run, workflow, version (null: the newest), depth, policy, awaited, input (a JSON
+--                    text), priority; parent, frame, node, attempt
+--            asks    child runs that are to be asked to end: run, parent
 --
 -- An array without entries is best given as null (p_known must not be): plpgsql takes each array it is given apart, empty or not.
 --
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready, seq = microseconds the claim took); 'c' for each step the lane holds anew (claimed or a join that fired:
--- at = when it was claimed, seq null for a join); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
+-- at = when it was claimed, seq null for a join; parent = the run that started its run, if one did); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
 -- or met by a successor that the lane keeps and must drop (seq = its id); 'p' for each run of such a successor that is paused.
 create or replace function longshore.cycle_2(
     p_shard smallint, p_lane bigint, p_cycle bigint, p_lease interval, p_worker uuid, p_open boolean, p_look boolean,
@@ -65,7 +68,7 @@ create or replace function longshore.cycle_2(
     h_run uuid[], h_frame int[], h_node int[], h_kind smallint[], h_attempt int[], h_claimed timestamptz[], p_frames jsonb
 ) returns table (
     tag text, run_id uuid, version_id int, frame int, node int, kind smallint, attempt int, failed smallint, lost smallint,
-    queue_id int, priority smallint, seq bigint, at timestamptz, state smallint, input text, key text
+    queue_id int, priority smallint, seq bigint, at timestamptz, state smallint, input text, key text, parent uuid
 )
 language plpgsql volatile
 set search_path = longshore, pg_temp
@@ -80,6 +83,7 @@ as $cycle_2$
 declare
     q record;
     r record;
+    k record;
     v_due timestamptz;
     v_timer bigint;
     v_fires boolean;
@@ -204,57 +208,77 @@ begin
                 s_attempt := s_attempt || r.attempt; s_failed := s_failed || r.failed; s_lost := s_lost || 0::smallint;
             end if;
         end loop;
-        for q in select e.run, e.frame, e.node, e.attempt, e.version, e.queue, e.priority, e.failed, e.names, e.picky, e.after_us, e.timer
+        for q in select e.run, e.frame, e.node, e.attempt, e.version, e.queue, e.priority, e.failed, e.names, e.picky, e.after_us, e.timer, e.child
                  from jsonb_to_recordset(p_frames -> 'wait') e (run uuid, frame int, node int, attempt int, version int, queue int, priority smallint,
-                     failed smallint, names text[], picky boolean, after_us bigint, timer int) loop
+                     failed smallint, names text[], picky boolean, after_us bigint, timer int, child uuid) loop
             v_due := null; v_timer := null;
             if q.after_us is not null then
                 insert into step_delayed (shard, due_at, queue_id, priority, run_id, version_id, frame, node, kind, attempt)
                 values (p_shard, now() + q.after_us * interval '1 microsecond', q.timer, q.priority, q.run, q.version, q.frame, -9, 4, q.node)
                 returning due_at, seq into v_due, v_timer;
             end if;
-            insert into step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, failed, names, picky, due_at, timer_seq)
-            values (p_shard, q.run, q.frame, q.node, q.attempt, q.version, q.queue, q.priority, q.failed, q.names, q.picky, v_due, v_timer);
+            insert into step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, failed, names, picky, due_at, timer_seq, child_run_id)
+            values (p_shard, q.run, q.frame, q.node, q.attempt, q.version, q.queue, q.priority, q.failed, q.names, q.picky, v_due, v_timer, q.child);
         end loop;
 
-        for q in select e.run, e.version, e.frame, e.node, e.attempt, e.changes
-                 from jsonb_to_recordset(p_frames -> 'context') e (run uuid, version int, frame int, node int, attempt int, changes text) loop
-            if q.changes is null then
-                perform from context_heads h where h.shard = p_shard and h.run_id = q.run for update;
-                continue;
-            end if;
-            insert into context_heads as h (shard, run_id, n) values (p_shard, q.run, 1)
-            on conflict (shard, run_id) do update set n = h.n + 1 returning h.n into v_n;
-            if v_n = 1 then
-                -- a run that took over from another has one
-                insert into execution_context_snapshots (shard, run_id, n, reason, context)
-                values (p_shard, q.run, 0, 1, coalesce((select v.definition -> 'context' from workflow_versions v where v.version_id = q.version), '{}'))
-                on conflict (shard, run_id, n) do nothing;
-            end if;
-            -- a statement of its own: it sees what the one above waited for
-            insert into execution_context_snapshots (shard, run_id, n, reason, frame, node, attempt, context)
-            select p_shard, q.run, v_n, 2, q.frame, q.node, q.attempt, longshore.change_context(s.context, q.changes::jsonb)
-            from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
-        end loop;
+        if p_frames ?| '{context,pause,park,children,asks}' then
+            for q in select e.run, e.version, e.frame, e.node, e.attempt, e.changes
+                     from jsonb_to_recordset(p_frames -> 'context') e (run uuid, version int, frame int, node int, attempt int, changes text) loop
+                if q.changes is null then
+                    perform from context_heads h where h.shard = p_shard and h.run_id = q.run for update;
+                    continue;
+                end if;
+                insert into context_heads as h (shard, run_id, n) values (p_shard, q.run, 1)
+                on conflict (shard, run_id) do update set n = h.n + 1 returning h.n into v_n;
+                if v_n = 1 then
+                    -- a run that took over from another has one
+                    insert into execution_context_snapshots (shard, run_id, n, reason, context)
+                    values (p_shard, q.run, 0, 1, coalesce((select v.definition -> 'context' from workflow_versions v where v.version_id = q.version), '{}'))
+                    on conflict (shard, run_id, n) do nothing;
+                end if;
+                -- a statement of its own: it sees what the one above waited for
+                insert into execution_context_snapshots (shard, run_id, n, reason, frame, node, attempt, context)
+                select p_shard, q.run, v_n, 2, q.frame, q.node, q.attempt, longshore.change_context(s.context, q.changes::jsonb)
+                from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
+            end loop;
 
-        for q in select e.run, e.why from jsonb_to_recordset(p_frames -> 'pause') e (run uuid, why text) loop
-            insert into pauses (shard, run_id, why) values (p_shard, q.run, q.why::jsonb) on conflict (shard, run_id) do nothing;
-        end loop;
-        for q in select e.run, e.version, e.frame, e.node, e.kind, e.attempt, e.failed, e.lost, e.queue, e.priority
-                 from jsonb_to_recordset(p_frames -> 'park') e (run uuid, version int, frame int, node int, kind smallint, attempt int, failed smallint,
-                     lost smallint, queue int, priority smallint) loop
-            -- whoever resumes the run waits for this cycle, and then finds the step; or has deleted the row, and the step is ready
-            perform from pauses x where x.shard = p_shard and x.run_id = q.run for key share;
-            if found then
-                insert into step_delayed (shard, due_at, queue_id, priority, run_id, version_id, frame, node, kind, attempt, failed, lost, parked)
-                values (p_shard, '9999-12-31', q.queue, q.priority, q.run, q.version, q.frame, q.node, q.kind, q.attempt, q.failed, q.lost, true);
-            else
+            for q in select e.run, e.why from jsonb_to_recordset(p_frames -> 'pause') e (run uuid, why text) loop
+                insert into pauses (shard, run_id, why) values (p_shard, q.run, q.why::jsonb) on conflict (shard, run_id) do nothing;
+            end loop;
+            for q in select e.run, e.version, e.frame, e.node, e.kind, e.attempt, e.failed, e.lost, e.queue, e.priority
+                     from jsonb_to_recordset(p_frames -> 'park') e (run uuid, version int, frame int, node int, kind smallint, attempt int, failed smallint,
+                         lost smallint, queue int, priority smallint) loop
+                -- whoever resumes the run waits for this cycle, and then finds the step; or has deleted the row, and the step is ready
+                perform from pauses x where x.shard = p_shard and x.run_id = q.run for key share;
+                if found then
+                    insert into step_delayed (shard, due_at, queue_id, priority, run_id, version_id, frame, node, kind, attempt, failed, lost, parked)
+                    values (p_shard, '9999-12-31', q.queue, q.priority, q.run, q.version, q.frame, q.node, q.kind, q.attempt, q.failed, q.lost, true);
+                else
+                    v_spilled := v_spilled + 1;
+                    s_queue := s_queue || q.queue; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || q.version;
+                    s_frame := s_frame || q.frame; s_node := s_node || q.node; s_kind := s_kind || q.kind;
+                    s_attempt := s_attempt || q.attempt; s_failed := s_failed || q.failed; s_lost := s_lost || q.lost;
+                end if;
+            end loop;
+
+            for q in select e.run, e.workflow, e.version, e.depth, e.policy, e.awaited, e.input, e.priority, e.parent, e.frame, e.node, e.attempt
+                     from jsonb_to_recordset(p_frames -> 'children') e (run uuid, workflow int, version int, depth smallint, policy smallint, awaited boolean,
+                         input text, priority smallint, parent uuid, frame int, node int, attempt int) loop
+                select v.version_id, v.first_node, v.first_queue_id into r from workflow_versions v
+                where v.version_id = coalesce(q.version, (select l.version_id from workflow_versions l where l.workflow_id = q.workflow
+                                                          order by l.version desc limit 1));
+                insert into workflow_runs (run_id, workflow_id, version_id, shard, priority, input, parent_run_id, parent_frame, parent_node, parent_attempt,
+                    depth, close_policy, awaited)
+                values (q.run, q.workflow, r.version_id, p_shard, q.priority, q.input::jsonb, q.parent, q.frame, q.node, q.attempt, q.depth, q.policy, q.awaited);
                 v_spilled := v_spilled + 1;
-                s_queue := s_queue || q.queue; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || q.version;
-                s_frame := s_frame || q.frame; s_node := s_node || q.node; s_kind := s_kind || q.kind;
-                s_attempt := s_attempt || q.attempt; s_failed := s_failed || q.failed; s_lost := s_lost || q.lost;
-            end if;
-        end loop;
+                s_queue := s_queue || r.first_queue_id; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || r.version_id;
+                s_frame := s_frame || 0; s_node := s_node || r.first_node; s_kind := s_kind || 0::smallint;
+                s_attempt := s_attempt || 1; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
+            end loop;
+            for q in select e.run, e.parent from jsonb_to_recordset(p_frames -> 'asks') e (run uuid, parent uuid) loop
+                perform ask_child(p_shard, q.run, q.parent);
+            end loop;
+        end if;
     end if;
 
     if cardinality(j_run) > 0 then
@@ -321,7 +345,8 @@ begin
         for q in select t.run_id, t.state, t.output, t.error, t.announce
                  from unnest(z_run, z_state, z_output, z_error, z_close) t (run_id, state, output, error, announce) loop
             update workflow_runs w set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = case when q.state > 2 then now() end
-            where w.shard = p_shard and w.run_id = q.run_id and w.state in (1, 2);
+            where w.shard = p_shard and w.run_id = q.run_id and w.state in (1, 2)
+            returning w.awaited, w.parent_run_id, w.parent_frame, w.parent_node into r;
             if not found then
                 if q.state = 2 then
                     delete from pauses x where x.shard = p_shard and x.run_id = q.run_id;
@@ -333,6 +358,17 @@ begin
                 tag := 'x'; run_id := q.run_id; seq := v_close;
                 return next;
                 seq := null;
+            end if;
+            if r.awaited and q.state > 2 then
+                -- who has this step job looks what became of the run, and wakes the step that waits for it. No lock on the parent
+                select p.version_id, p.priority, v.first_queue_id into k
+                from workflow_runs p, lateral (select x.first_queue_id from workflow_versions x where x.version_id = p.version_id offset 0) v
+                where p.shard = p_shard and p.run_id = r.parent_run_id and p.state in (1, 2);
+                continue when not found;
+                v_spilled := v_spilled + 1;
+                s_queue := s_queue || k.first_queue_id; s_priority := s_priority || k.priority; s_run := s_run || r.parent_run_id;
+                s_version := s_version || k.version_id; s_frame := s_frame || r.parent_frame; s_node := s_node || -10; s_kind := s_kind || 4::smallint;
+                s_attempt := s_attempt || r.parent_node; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
             end if;
         end loop;
         for q in select e.run from jsonb_to_recordset(p_frames -> 'context') e (run uuid, changes text) where e.changes is null loop
@@ -421,30 +457,30 @@ begin
     return next;
     if n_run is not null then
         return query
-            select 'c', t.run_id, t.version, t.frame, t.node, t.kind, t.attempt, t.failed, t.lost, t.queue, t.priority, t.seq, v_claimed, w.state, w.input, w.key
+            select 'c', t.run_id, t.version, t.frame, t.node, t.kind, t.attempt, t.failed, t.lost, t.queue, t.priority, t.seq, v_claimed, w.state, w.input, w.key, w.parent_run_id
             from unnest(n_run, n_version, n_frame, n_node, n_kind, n_attempt, n_failed, n_lost, n_queue, n_priority, n_seq)
                 t (run_id, version, frame, node, kind, attempt, failed, lost, queue, priority, seq)
             left join lateral (
-                select r.state, case when pg_column_size(r.input) <= 8192 then r.input::text end as input, r.key
+                select r.state, case when pg_column_size(r.input) <= 8192 then r.input::text end as input, r.key, r.parent_run_id
                 from workflow_runs r where r.shard = p_shard and r.run_id = t.run_id offset 0) w on true;
     end if;
     -- a successor that the lane keeps is not read from the run: a run closed since the fence looked must not start it
     if v_met then
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
-                x.close_id, null::timestamptz, null::smallint, null::text, null::text
+                x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid
             from closed x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
     end if;
     if v_paused then
         return query
             select 'p', x.run_id, null::int, null::int, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
-                null::bigint, null::timestamptz, null::smallint, null::text, null::text
+                null::bigint, null::timestamptz, null::smallint, null::text, null::text, null::uuid
             from pauses x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
     end if;
     if p_look then
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
-                x.close_id, null::timestamptz, null::smallint, null::text, null::text
+                x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid
             from closed x where x.shard = p_shard limit 1000;
     end if;
 end

@@ -1,5 +1,5 @@
 -- Second half of settling: if every baton seen by settle_begin is gone, remove what the closed runs and frames left: joins, and step jobs nobody
--- had claimed (each try gets its record, `canceled`); frames that are live no more are marked `canceled`. The row in closed goes when no baton
+-- had claimed (each try gets its record, `canceled`); frames that are live no more are marked `canceled`; child runs are closed as their policy says. The row in closed goes when no baton
 -- holds a step of the run, or of the frame and those below it, any more.
 -- Returns how many closings were removed, or null while a baton of settle_begin still stands. Safe to call again.
 create or replace function longshore.settle(p_shard smallint, p_runs uuid[], p_closes bigint[], p_lanes bigint[], p_cycles bigint[])
@@ -25,6 +25,7 @@ declare
     v_held_frame int[];
     v_frames int[];                                              -- null: the whole run
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
+    c_run uuid[]; c_frame int[];                                 -- whose child runs are closed
 begin
     for q in select t.lane_id, t.cycle from unnest(p_lanes, p_cycles) t (lane_id, cycle) loop
         perform from lanes l where l.shard = p_shard and l.lane_id = q.lane_id and l.cycle = q.cycle;
@@ -47,6 +48,11 @@ begin
             select array_agg(x.frame) into v_frames from frames x
             where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed);
             v_frames := coalesce(v_frames, v_closed);
+        end if;
+        if v_frames is null then
+            c_run := c_run || q.run_id; c_frame := c_frame || 0;
+        else
+            c_run := c_run || array_fill(q.run_id, array[cardinality(v_frames)]); c_frame := c_frame || v_frames;
         end if;
         -- frames before joins, as in a cycle
         for f in
@@ -118,6 +124,10 @@ begin
             end if;
         end loop;
     end loop;
+    -- runs come last in the order of locks, those of all closings by id
+    if c_run is not null then
+        perform close_children(p_shard, c_run, c_frame);
+    end if;
     return v_settled;
 end
 $settle$;

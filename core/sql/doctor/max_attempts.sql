@@ -1,5 +1,5 @@
 -- Promise 3: only what failed counts, and no step fails more often than its policy allows. Found: steps with more failed attempts than
--- retry.max_attempts of their node (where the definition says nothing: 3, of a block 1).
+-- retry.max_attempts of their node (where the definition says nothing: 3, of a block or a subflow 1).
 with policies as (
     select v.version_id, d.node ->> 'id' as id, max((d.node -> 'retry' ->> 'max_attempts')::bigint) as max_attempts
     from longshore.workflow_versions v
@@ -22,7 +22,7 @@ with policies as (
     join longshore.workflow_runs r on r.shard = f.shard and r.run_id = f.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = f.node
     left join policies p on p.version_id = n.version_id and p.id = n.id
-    cross join lateral (select case when n.type in ('parallel', 'foreach', 'while', 'if', 'switch', 'try') then 1 else 3 end) u (max_attempts)
+    cross join lateral (select case when n.type in ('parallel', 'foreach', 'while', 'if', 'switch', 'try', 'subflow') then 1 else 3 end) u (max_attempts)
     where f.times > coalesce(p.max_attempts, u.max_attempts) * (1 + r.retries)     -- a run that is tried again begins anew
       and not exists (select from unbounded b where b.version_id = n.version_id and b.id = n.id)
 )

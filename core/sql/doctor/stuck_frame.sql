@@ -7,6 +7,8 @@ with homes as materialized (
     select s.shard, s.run_id, s.frame, s.node from longshore.step_delayed s
     union all
     select l.shard, h.run_id, h.frame, h.node from longshore.lanes l cross join lateral unnest(l.run_ids, l.frames, l.nodes) h(run_id, frame, node)
+    union all
+    select w.shard, w.run_id, w.frame, w.node from longshore.step_waiting w where w.woken_at is null
 ), broken as materialized (
     select format('run %s frame %s, begun %s: %s', f.run_id, f.frame, f.created_at,
         n.id || case when f.iteration >= 0 then '[' || f.iteration || ']' else '' end) as example

@@ -29,7 +29,10 @@ begin
         v_looked_at := v_looked_at + 1;
         delete from workflow_runs r
         where r.shard = p_shard and r.run_id = v_run and r.state in (3, 4, 5) and r.finished_at < p_before
-            and not exists (select from closed c where c.shard = p_shard and c.run_id = v_run);
+            and not exists (select from closed c where c.shard = p_shard and c.run_id = v_run)
+            -- a step that waited for it has not read yet how it ended
+            and (select w.child_run_id from step_waiting w where w.shard = p_shard and w.run_id = r.parent_run_id and w.frame = r.parent_frame
+                 and w.node = r.parent_node) is distinct from r.run_id;
         continue when not found;
         v_runs := v_runs + 1;
         delete from execution_step_attempts a where a.shard = p_shard and a.run_id = v_run;

@@ -1,5 +1,5 @@
 -- $1 shard, $2 run. A live run is queued while its first step job still lies where the start put it.
-select r.run_id, w.name as workflow, v.version, r.state, r.priority, r.key, r.created_at, r.run_at, r.finished_at,
+select r.run_id, w.name as workflow, v.version, r.state, r.priority, r.key, r.parent_run_id as parent, r.created_at, r.run_at, r.finished_at,
     r.input::text as input, r.output::text as output, r.error::text as error,
     r.state = 1
         and not exists (select from longshore.execution_step_attempts a where a.shard = $1 and a.run_id = $2)

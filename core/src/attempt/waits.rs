@@ -7,7 +7,7 @@
 
 use super::{Ended, Plan};
 use crate::cycle::{NewWait, Wake};
-use crate::graph::{Announcement, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict};
+use crate::graph::{Announcement, LOOK, Node, NodeNumber, TIME_UP, Verdict};
 use crate::queue::{HeldStep, StepKind, StepRef};
 use crate::signal::NO_SIGNAL;
 
@@ -32,6 +32,7 @@ impl Plan {
             picky: announcement.picky,
             timeout: announcement.timeout,
             timer_queue_id: ended.version.queue_id(TIME_UP),
+            child: None,
         });
         self.look_for(index, ended, step.frame, step.node);
     }
@@ -61,8 +62,8 @@ impl Plan {
         self.batch.wakes.push(Wake { key: waiting(ended), signal: Some(NO_SIGNAL), refused: None, keep });
     }
 
-    /// The time of a wait is over.
-    pub(super) fn time_up(&mut self, ended: &Ended<'_>) {
+    /// The time of a wait is over, or the run it waits for has ended.
+    pub(super) fn wake(&mut self, ended: &Ended<'_>) {
         let keep = self.keep_engine(ended);
         self.batch.wakes.push(Wake { key: waiting(ended), signal: None, refused: None, keep });
     }
@@ -70,8 +71,7 @@ impl Plan {
     /// A woken step whose attempt ends leaves no row.
     pub(super) fn forget_wait(&mut self, ended: &Ended<'_>) {
         let step = ended.step;
-        let waits = ended.version.graph.node(step.node).is_some_and(|node| matches!(node.kind, NodeKind::Wait(_)));
-        if waits && step.kind == StepKind::Due {
+        if ended.version.graph.node(step.node).is_some_and(Node::waits) && step.kind == StepKind::Due {
             self.batch.waited.push(StepRef { run_id: step.run_id, frame: step.frame, node: step.node });
         }
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::references::Place;
 use super::{CheckedNode, Checker, Program, check_name};
-use crate::definition::{DelayTime, JoinRule, MAX_ID, NodeDefinition, NodeType, OnError};
+use crate::definition::{DelayTime, JoinRule, MAX_ID, NodeDefinition, NodeType, OnError, SubflowMode};
 use crate::duration;
 use crate::expression::Template;
 use crate::retry::RetryPolicy;
@@ -93,6 +93,17 @@ impl<'d> Checker<'d> {
             NodeType::Approval(approval) => Program::Wait(Box::new(self.approval(number, &node.id, approval, path))),
             NodeType::Milestone(milestone) => Program::Wait(Box::new(self.milestone(number, milestone, path))),
             NodeType::Context(context) => Program::Context(self.context(number, context, path)),
+            NodeType::Subflow(subflow) => {
+                if !subflow.workflow.is_empty() {
+                    check_name(&format!("{path}.workflow"), &subflow.workflow, &mut self.problems);
+                }
+                self.patience(subflow.timeout, subflow.retry.as_ref(), path);
+                if subflow.mode == SubflowMode::Detached && subflow.timeout.is_some() {
+                    let fix = "leave it out, or use \"mode\": \"wait\"";
+                    self.wrong(format!("{path}.timeout"), "nothing is waited for", fix);
+                }
+                Program::Task
+            }
             NodeType::Fail { name, message, retryable } => Program::Fail {
                 name: own("name", &Value::from(name.as_str())),
                 message: own("message", &Value::from(message.as_str())),

@@ -109,6 +109,7 @@ impl<'d> Around<'d> {
             | Reference::RunWorkflow
             | Reference::RunVersion
             | Reference::RunKey
+            | Reference::RunParent
             | Reference::RunInput => Ok(()),
             Reference::RunContext => self.may_read_context(place),
             Reference::State(id) if matches!(place, Place::Query) => self.may_ask_for(reference, id, ids),

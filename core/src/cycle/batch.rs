@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::definition::ClosePolicy;
 use crate::frame::Chunk;
 use crate::graph::{BodyNumber, Bounds, FrameFacts, NodeNumber};
 use crate::payload::Payload;
@@ -137,6 +138,33 @@ pub struct NewWait {
     pub timeout: Option<Duration>,
     /// The queue of the step job that ends it then.
     pub timer_queue_id: i32,
+    /// The run it waits for instead of signals.
+    pub child: Option<Uuid>,
+}
+
+/// A run that a step starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewChild {
+    /// The run.
+    pub run_id: Uuid,
+    /// Its workflow.
+    pub workflow_id: i32,
+    /// Its version; the newest if none.
+    pub version_id: Option<i32>,
+    /// What it is given.
+    pub input: Payload,
+    /// Its parent's priority.
+    pub priority: i16,
+    /// How many runs are around it.
+    pub depth: i16,
+    /// What becomes of it when the step or its run ends before.
+    pub close_policy: ClosePolicy,
+    /// The step waits for its end.
+    pub awaited: bool,
+    /// The step.
+    pub parent: StepRef,
+    /// Which attempt of it.
+    pub parent_attempt: i32,
 }
 
 /// A wait that ends, or a signal that it refuses: happens if nobody woke it and nobody took the signal before.
@@ -252,6 +280,10 @@ pub struct Batch {
     pub parked: Vec<HeldStep>,
     /// Changes of contexts.
     pub contexts: Vec<ContextWrite>,
+    /// Runs that steps start.
+    pub children: Vec<NewChild>,
+    /// Child runs that are asked to end, each with its parent.
+    pub asks: Vec<(Uuid, Uuid)>,
     /// What to claim.
     pub claim: Claim,
     /// Also report what is closed at the moment.

@@ -10,7 +10,8 @@ use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
 use super::{
-    Batch, Baton, Closing, ContextWrite, Due, FrameEnding, JoinArrival, NewChunk, NewFrame, NewWait, Passed, Wake,
+    Batch, Baton, Closing, ContextWrite, Due, FrameEnding, JoinArrival, NewChild, NewChunk, NewFrame, NewWait, Passed,
+    Wake,
 };
 use crate::frame::Chunk;
 use crate::graph::Bounds;
@@ -29,7 +30,7 @@ fn windows(joins: &[JoinArrival], field: impl Fn(&Bounds) -> i32) -> Option<Vec<
     any.then(|| joins.iter().map(|join| join.bounds.as_ref().map_or(0, &field)).collect())
 }
 
-/// What concerns frames, waits, contexts and pauses; null where nothing does.
+/// What concerns frames, waits, contexts, pauses and child runs; null where nothing does.
 fn frames(batch: &Batch) -> Option<serde_json::Value> {
     let Batch {
         frames,
@@ -43,6 +44,8 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         contexts,
         pauses,
         parked,
+        children,
+        asks,
         ..
     } = batch;
     let no_frames = frames.is_empty() && frame_endings.is_empty() && chunks.is_empty() && opened.is_empty();
@@ -54,6 +57,8 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         && contexts.is_empty()
         && pauses.is_empty()
         && parked.is_empty()
+        && children.is_empty()
+        && asks.is_empty()
     {
         return None;
     }
@@ -91,6 +96,7 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
             "run": wait.key.run_id, "frame": wait.key.frame, "node": wait.key.node, "attempt": wait.attempt, "version": wait.version_id,
             "queue": wait.queue_id, "priority": wait.priority, "failed": wait.failed, "names": wait.names, "picky": wait.picky,
             "after_us": wait.timeout.map(|after| i64::try_from(after.as_micros()).unwrap_or(i64::MAX)), "timer": wait.timer_queue_id,
+            "child": wait.child,
         })
     };
     let wake = |wake: &Wake| {
@@ -113,10 +119,15 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
             "failed": step.failed, "lost": step.lost, "queue": step.queue_id, "priority": step.queue_priority(),
         })
     };
-    Some(json!({
-        "pause": pauses.iter().map(pause).collect::<Vec<_>>(),
-        "park": parked.iter().map(park).collect::<Vec<_>>(),
-        "context": contexts.iter().map(context).collect::<Vec<_>>(),
+    let child = |new: &NewChild| {
+        json!({
+            "run": new.run_id, "workflow": new.workflow_id, "version": new.version_id, "depth": new.depth, "policy": new.close_policy.code(),
+            "awaited": new.awaited, "input": new.input.as_str(), "priority": new.priority, "parent": new.parent.run_id, "frame": new.parent.frame,
+            "node": new.parent.node, "attempt": new.parent_attempt,
+        })
+    };
+    let ask = |(child, parent): &(Uuid, Uuid)| json!({"run": child, "parent": parent});
+    let mut all = json!({
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
         "waited": waited.iter().map(ended).collect::<Vec<_>>(),
@@ -125,7 +136,21 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         "chunks": chunks.iter().map(chunk).collect::<Vec<_>>(),
         "opened": opened.iter().map(opens).collect::<Vec<_>>(),
         "forget": forgotten_passes.iter().map(forget).collect::<Vec<_>>(),
-    }))
+    });
+    // what is rare and not there is not looked for
+    if let Some(all) = all.as_object_mut() {
+        let mut rare = |name: &str, rows: Vec<serde_json::Value>| {
+            if !rows.is_empty() {
+                all.insert(name.to_owned(), rows.into());
+            }
+        };
+        rare("context", contexts.iter().map(context).collect());
+        rare("pause", pauses.iter().map(pause).collect());
+        rare("park", parked.iter().map(park).collect());
+        rare("children", children.iter().map(child).collect());
+        rare("asks", asks.iter().map(ask).collect());
+    }
+    Some(all)
 }
 
 /// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`](super::pass)).
@@ -296,5 +321,6 @@ pub(super) fn read_claimed(row: &PgRow, enqueued_at: Option<DateTime<Utc>>) -> R
         run_state: state.and_then(|code| RunState::from_code(code).ok()),
         input: row.try_get::<Option<&str>, _>("input")?.map(|text| Payload::trusted(text.into())),
         key: row.try_get("key")?,
+        parent: row.try_get("parent")?,
     })
 }

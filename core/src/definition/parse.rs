@@ -5,6 +5,7 @@
 
 mod block;
 mod fields;
+mod subflow;
 
 use std::collections::BTreeMap;
 
@@ -126,6 +127,7 @@ fn node(value: &Value, path: String, reading: &mut Reading) -> NodeDefinition {
             timeout: fields.text("timeout"),
             schema: fields.given("schema"),
         })),
+        "subflow" => NodeType::Subflow(Box::new(subflow::subflow(&mut fields))),
         "milestone" => NodeType::Milestone(Box::new(MilestoneDefinition {
             when: fields.needed_text("when"),
             timeout: fields.text("timeout"),
@@ -175,7 +177,7 @@ fn on_error(fields: &mut Fields<'_, '_>) -> OnError {
     }
 }
 
-const TYPES: [&str; 15] = [
+const TYPES: [&str; 16] = [
     "task",
     "set",
     "delay",
@@ -183,6 +185,7 @@ const TYPES: [&str; 15] = [
     "approval",
     "milestone",
     "context",
+    "subflow",
     "fail",
     "terminate",
     "parallel",
@@ -201,6 +204,7 @@ fn own_fields(word: &str) -> Option<&'static [&'static str]> {
         "delay" => &["duration", "until"],
         "approval" => &["approvers", "timeout", "schema"],
         "wait" => &["signal", "signals", "match", "timeout", "schema"],
+        "subflow" => &subflow::FIELDS,
         "milestone" => &["when", "timeout"],
         "context" => &["set", "append", "increment", "merge"],
         "fail" => &["name", "message", "retryable"],

@@ -119,7 +119,7 @@ pub struct Delayed {
     pub delay: Delay,
 }
 
-/// A step that waits for a signal, or for the run's context.
+/// A step that waits for a signal, for the end of a run, or for the run's context.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Waiting {
     /// The node's id.
@@ -130,14 +130,28 @@ pub struct Waiting {
     pub within: Option<String>,
     /// The number of its attempt.
     pub attempt: i32,
-    /// The names of the signals: one of them. None: it waits for the run's context.
+    /// The names of the signals: one of them. None where it waits for a run, or for the run's context.
     pub signals: Vec<String>,
+    /// The run it waits for, if that is it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub child: Option<AwaitedRun>,
     /// When it began to wait.
     pub since: DateTime<Utc>,
     /// When its time is over, if that is bounded.
     pub until: Option<DateTime<Utc>>,
     /// How many signals of these names are there that were not for it, counted to a thousand for each.
     pub untaken: i64,
+}
+
+/// The run that a step waits for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AwaitedRun {
+    /// The run.
+    pub run_id: Uuid,
+    /// Its workflow; none if it is gone.
+    pub workflow: Option<String>,
+    /// Where it stands; none if it is gone.
+    pub state: Option<RunState>,
 }
 
 /// A step job that a lane holds.
@@ -245,7 +259,7 @@ pub struct Explanation {
     pub delayed: Vec<Delayed>,
     /// How many those are in all.
     pub delayed_total: i64,
-    /// Steps that wait for signals.
+    /// Steps that wait for signals or runs.
     pub waiting: Vec<Waiting>,
     /// How many those are in all.
     pub waiting_total: i64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
 
-use super::{Delay, Delayed, Explanation, Held, Join, MAX_AHEAD, Ready, Waiting, Work};
+use super::{AwaitedRun, Delay, Delayed, Explanation, Held, Join, MAX_AHEAD, Ready, Waiting, Work};
 use crate::duration;
 use crate::inspect::place;
 use crate::state::RunState;
@@ -187,10 +187,14 @@ impl Display for Line<'_, Waiting> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(step, now) = self;
         let what = what(&place(&step.node, step.frame, step.within.as_deref()), Work::Run, step.attempt);
-        write!(f, "waiting: {what} for {} for ", span(step.since, *now))?;
-        match step.signals.as_slice() {
-            [] => f.write_str("the run's context to be as it asks")?,
-            signals => write!(f, "the signal {}", signals.join(" or "))?,
+        write!(f, "waiting: {what} for {} ", span(step.since, *now))?;
+        match &step.child {
+            Some(AwaitedRun { run_id, workflow: Some(workflow), state: Some(state) }) => {
+                write!(f, "for run {run_id} of {workflow}, which is {state}")?;
+            }
+            Some(AwaitedRun { run_id, .. }) => write!(f, "for run {run_id}, which is gone")?,
+            None if step.signals.is_empty() => f.write_str("for the run's context to be as it asks")?,
+            None => write!(f, "for the signal {}", step.signals.join(" or "))?,
         }
         match step.until {
             Some(until) if until <= *now => write!(f, "; its time was over {} ago", span(until, *now))?,

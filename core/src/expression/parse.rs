@@ -592,7 +592,7 @@ impl<'a> Parser<'a> {
                 }
             }
             "run" => {
-                let fix = "`run` must be followed by .id, .workflow, .version, .input, .key or .context";
+                let fix = "`run` must be followed by .id, .workflow, .version, .input, .key, .context or .parent";
                 match self.part()?.as_deref() {
                     Some("id") => Reference::RunId,
                     Some("workflow") => Reference::RunWorkflow,
@@ -601,6 +601,7 @@ impl<'a> Parser<'a> {
                     Some("key") => Reference::RunKey,
                     Some("context") => Reference::RunContext,
                     Some("state") => Reference::RunState,
+                    Some("parent") => Reference::RunParent,
                     _ => return Err(told(fix.to_owned())),
                 }
             }

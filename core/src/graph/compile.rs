@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{
-    Block, BlockKind, Body, BodyNumber, Edge, Graph, Join, Needs, Node, NodeKind, NodeNumber, OnError, Query, WaitKind,
+    Block, BlockKind, Body, BodyNumber, Edge, Graph, Join, Needs, Node, NodeKind, NodeNumber, OnError, Query, Subflow,
+    WaitKind,
 };
 use crate::check::{Checked, CheckedBlock, CheckedBody, CheckedNode, Program, Shape};
 use crate::definition::{
-    self, BlockDefinition, BlockType, DEFAULT_QUEUE, DEFAULT_TIMEOUT, Definition, EdgeDefinition, JoinRule,
-    NodeDefinition, NodeType, On,
+    self, BlockDefinition, BlockType, ClosePolicy, DEFAULT_QUEUE, DEFAULT_TIMEOUT, Definition, EdgeDefinition,
+    JoinRule, NodeDefinition, NodeType, On, SubflowMode,
 };
 use crate::expression::{Expression, Reference, Template};
 use crate::payload::Payload;
@@ -20,6 +21,8 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let root = Parts { nodes: &definition.nodes, edges: &definition.edges, block: None, around: 0 };
     made.body(root, checked.body);
     made.find_needs();
+    let detached =
+        |subflow: &Subflow| subflow.mode == SubflowMode::Detached && subflow.close_policy != ClosePolicy::Abandon;
     let queries = checked.queries.into_iter().map(|(name, query)| (name, Query::new(query, &made.numbers))).collect();
     let changes = made.nodes.iter().any(|node| matches!(node.kind, NodeKind::Context));
     let context = definition.context.as_ref().map(|context| Payload::of(context).unwrap_or_default());
@@ -27,6 +30,7 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
         context: context.or_else(|| changes.then(|| Payload::trusted("{}".into()))),
         milestones: made.nodes.iter().any(|node| matches!(node.kind, NodeKind::Wait(WaitKind::Milestone))),
         queries,
+        closes_children: made.nodes.iter().filter_map(Node::subflow).any(detached),
         name: Arc::from(definition.name.as_str()),
         input_schema: definition.input_schema.clone().zip(checked.schema),
         nodes: made.nodes,
@@ -163,6 +167,14 @@ impl<'d> Making<'d> {
             NodeType::Approval(_) => NodeKind::Wait(WaitKind::Approval),
             NodeType::Milestone(_) => NodeKind::Wait(WaitKind::Milestone),
             NodeType::Context(_) => NodeKind::Context,
+            NodeType::Subflow(definition) => NodeKind::Subflow(Box::new(Subflow {
+                workflow: self.name(&definition.workflow),
+                version: definition.version,
+                mode: definition.mode,
+                close_policy: definition.close_policy,
+                timeout: definition.timeout,
+                retry: definition.retry.clone().unwrap_or_else(once),
+            })),
             NodeType::Fail { .. } => NodeKind::Fail,
             NodeType::Terminate { .. } => NodeKind::Terminate,
             NodeType::Block(definition) => {
@@ -179,10 +191,7 @@ impl<'d> Making<'d> {
                     word: definition.kind.word(),
                     kind,
                     timeout: definition.timeout,
-                    retry: definition
-                        .retry
-                        .clone()
-                        .unwrap_or(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }),
+                    retry: definition.retry.clone().unwrap_or_else(once),
                     bodies: Vec::new(),
                 }))
             }
@@ -235,6 +244,11 @@ impl<'d> Making<'d> {
         found.nodes.remove(&node.number);
         found.needs()
     }
+}
+
+/// The policy of what is not tried again by itself, since what is in it is.
+fn once() -> RetryPolicy {
+    RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }
 }
 
 fn join(node: &NodeDefinition, indegree: usize) -> Option<Join> {

@@ -35,6 +35,8 @@ pub struct RunFacts {
     pub version: i32,
     /// Its idempotency key.
     pub key: Option<String>,
+    /// The run that started it, if one did.
+    pub parent: Option<Uuid>,
     /// Its input; null where nothing needs it.
     pub input: Payload,
 }
@@ -298,6 +300,10 @@ impl Graph {
             Reference::RunWorkflow => Found::Text(values.run.workflow.to_string()),
             Reference::RunVersion => Found::Number(i64::from(values.run.version)),
             Reference::RunKey => values.run.key.clone().map_or(Found::Null, Found::Text),
+            Reference::RunParent => match values.run.parent {
+                Some(parent) => Found::Json(Payload::trusted(format!("{{\"run_id\":\"{parent}\"}}").into())),
+                None => Found::Null,
+            },
             Reference::RunInput => Found::Json(values.run.input.clone()),
             Reference::RunContext => json(values.context.as_ref()),
             // of queries, which find them themselves

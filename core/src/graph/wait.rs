@@ -252,6 +252,7 @@ mod tests {
             workflow: "w".into(),
             version: 1,
             key: None,
+            parent: None,
             input: Payload::of(input).unwrap(),
         }))
     }

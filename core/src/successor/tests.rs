@@ -26,6 +26,7 @@ fn values(input: &Value) -> Values {
         workflow: Arc::from("w"),
         version: 1,
         key: None,
+        parent: None,
         input: Payload::of(input).unwrap(),
     }))
 }

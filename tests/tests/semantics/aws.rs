@@ -241,7 +241,8 @@ impl Case {
         ] {
             same(what, &count(fleet, run, &sql).await, &self.recorded[recorded].as_i64().unwrap())?;
         }
-        let otherwise = if DIFFERENCES.iter().any(|(case, ..)| *case == self.id) { ", otherwise on purpose" } else { "" };
+        let otherwise =
+            if DIFFERENCES.iter().any(|(case, ..)| *case == self.id) { ", otherwise on purpose" } else { "" };
         Ok(format!("{ended}, {} states{otherwise}: {}", entered.len(), self.recorded["what"].as_str().unwrap()))
     }
 }

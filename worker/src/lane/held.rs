@@ -174,13 +174,14 @@ impl Held {
     }
 
     pub(super) fn new(claimed: Claimed, version: Arc<Version>) -> Self {
-        let Claimed { step, run_state, input, key } = claimed;
+        let Claimed { step, run_state, input, key, parent } = claimed;
         let input_at_hand = input.is_some();
         let run = RunFacts {
             run_id: step.run_id,
             workflow: version.workflow.clone(),
             version: version.version,
             key,
+            parent,
             input: input.unwrap_or_else(Payload::null),
         };
         Self {

@@ -73,7 +73,9 @@ impl Lane {
                 Ending::Completed(output)
                 | Ending::BodyCompleted(output)
                 | Ending::BlockEnds(Ok(output))
-                | Ending::BlockEnded { result: Ok(output), .. } => output.len(),
+                | Ending::BlockEnded { result: Ok(output), .. }
+                | Ending::Woken { result: Ok(output), .. } => output.len(),
+                Ending::Called(call) => call.input.len(),
                 Ending::Opened(opening) => opening.bytes(),
                 _ => 256,
             };

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use longshore_core::attempt::Ending;
+use longshore_core::child::Child;
 use longshore_core::error::{self, StepError};
 use longshore_core::graph::{DELIVER, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict, WaitKind, timed_out};
 use longshore_core::queue::{StepKind, StepRef};
@@ -16,7 +17,7 @@ use crate::shared::Shared;
 /// How many signals a look reads at a time.
 const PAGE: usize = 64;
 
-/// What a step of a wait was read.
+/// What a step of a wait, or one that starts a run, was read.
 #[derive(Debug, Default)]
 pub(crate) enum Heard {
     /// Nothing, or nothing yet.
@@ -30,6 +31,10 @@ pub(crate) enum Heard {
     Reached,
     /// Who may have waited for the signal that was sent.
     Waiters(Vec<(i32, NodeNumber)>),
+    /// The run that a step waits for.
+    Child(Box<Child>),
+    /// How many runs are around that of a step which starts one.
+    Depth(i32),
 }
 
 /// The node whose needs the step has: a look decides for the node that waits.
@@ -143,7 +148,8 @@ async fn look(shared: &Shared, new: &mut [Held], places: Vec<usize>) -> bool {
 
 /// What becomes of an engine step of a wait, and of a wait that was woken; none for all other steps.
 pub(super) fn decide(held: &mut Held) -> Option<Ending> {
-    let heard = std::mem::take(&mut held.heard);
+    let about_a_run = matches!(held.heard, Heard::Child(_) | Heard::Depth(_));
+    let heard = if about_a_run { Heard::Nothing } else { std::mem::take(&mut held.heard) };
     match held.step.node {
         DELIVER => Some(match heard {
             Heard::Waiters(waiters) => Ending::Delivered(waiters),
@@ -154,7 +160,7 @@ pub(super) fn decide(held: &mut Held) -> Option<Ending> {
             Heard::Reached => Ending::Reached,
             _ => Ending::Looked(Vec::new()),
         }),
-        TIME_UP => Some(Ending::TimeUp),
+        TIME_UP => Some(Ending::Wakes),
         _ if is_woken(held) => Some(match heard {
             Heard::Woken(woken) => woken_by(held, *woken),
             _ => Ending::Failed {
@@ -172,5 +178,5 @@ fn woken_by(held: &Held, woken: Woken) -> Ending {
         WokenBy::Reached => held.version.graph.input(held.step.node, &held.values),
         WokenBy::Time => Err(timed_out(&woken.names).at(held.version.graph.id(held.step.node), held.step.attempt)),
     };
-    Ending::Woken { result, since: woken.since }
+    Ending::Woken { result, since: woken.since, left: None }
 }

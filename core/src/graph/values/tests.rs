@@ -23,6 +23,7 @@ fn values(input: &Value) -> Values {
         workflow: Arc::from("w"),
         version: 2,
         key: Some("k-1".to_owned()),
+        parent: None,
         input: payload(input),
     }))
 }

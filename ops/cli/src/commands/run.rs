@@ -13,7 +13,7 @@ use clap::Subcommand;
 use longshore::exit::Exit;
 use longshore_core::{
     explain,
-    inspect::{self, AttemptView, Filter, RunSummary, RunView, StepView},
+    inspect::{self, AttemptView, ChildView, Filter, RunSummary, RunView, StepView},
     state::RunState,
 };
 use longshore_enqueuer::{Canceled, Enqueuer, Error, Switched};
@@ -325,6 +325,20 @@ impl Shown {
         let headings = ["step", "type", "state", "attempts", "ms", "worker", "error"];
         let steps = table(headings, &[3, 4], self.steps.iter().map(step).collect());
         let mut text = format!("{}\n\n{steps}", watch::text(&self.run));
+        if !self.run.children.is_empty() {
+            let child = |child: &ChildView| {
+                [
+                    child.run_id.to_string(),
+                    format!("{} v{}", child.workflow, child.version),
+                    child.state.to_string(),
+                    inspect::place(&child.node, child.frame, None),
+                    child.attempt.to_string(),
+                    if child.awaited { "" } else { "detached" }.to_owned(),
+                ]
+            };
+            let headings = ["child run", "workflow", "state", "step", "attempt", ""];
+            text += &format!("\n\n{}", table(headings, &[4], self.run.children.iter().map(child).collect()));
+        }
         if let Some(attempts) = &self.attempts {
             let attempt = |attempt: &AttemptView| {
                 [

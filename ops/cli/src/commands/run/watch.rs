@@ -69,6 +69,9 @@ pub(super) fn text(run: &RunView) -> String {
     if let Some(error) = &run.error_detail {
         text += &format!("\nerror {error}");
     }
+    if let Some(parent) = &run.parent_run_id {
+        text += &format!("\nstarted by run {parent}");
+    }
     text
 }
 
