@@ -77,7 +77,7 @@ fn relaxed(text: &str) -> Value {
 }
 
 /// Makes the constant times of a definition shorter.
-fn hurry(value: &mut Value) {
+pub(crate) fn hurry(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(hurry),
         Value::Object(map) => {

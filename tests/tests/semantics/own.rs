@@ -1,5 +1,8 @@
 //! State machines of our own through the importer, on a real fleet: what the recorded ones leave out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use longshore::asl;
 use longshore_enqueuer::Enqueuer;
 use longshore_tests::TestFleet;
@@ -8,6 +11,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use super::aws::hurry;
 
 /// A machine of these states, of which the first is the start.
 fn machine(start: &str, states: Value) -> Value {
@@ -237,6 +242,40 @@ async fn a_state_that_waits_for_its_token_takes_the_answer_that_is_sent_to_it() 
     assert_eq!(output[1], json!({"Error": "Refused", "Cause": "no funds"}));
     assert_eq!(output[2], json!("at last"));
     assert_eq!(output[3]["Error"], "States.Timeout");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_pays_back_what_a_person_agrees_to() {
+    let sample = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/samples/refund.asl.json"));
+    let mut definition = imported("refund", &serde_json::from_str(sample).unwrap());
+    hurry(&mut definition);
+    let mut fleet = TestFleet::publish([definition]).await;
+    let enqueuer = fleet.enqueuer.clone();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let looked = looks.clone();
+    let worker = fleet.worker().queue("default", Slots(4));
+    let worker = worker.handler("pay", async |step: Step, _: Value| match step.attempt() {
+        1 => Err(Failure::retryable("a moment").named("Busy")),
+        _ => Ok(json!({"id": "p-7"})),
+    });
+    let worker = worker.handler("payment_state", move |_: Step, payment: Value| {
+        let paid = looked.fetch_add(1, Ordering::Relaxed) == 2 && payment["id"] == "p-7";
+        async move { Ok::<_, Failure>(if paid { "paid" } else { "open" }) }
+    });
+    let worker = worker.handler("sqs:sendMessage", move |step: Step, asked: Value| {
+        let enqueuer = enqueuer.clone();
+        async move {
+            assert_eq!(asked["question"], "refund 120?");
+            let token = asked["answer_to"].as_str().unwrap_or_default();
+            enqueuer.signal(step.run_id(), token, &json!({"by": "ann"})).await.map_err(Failure::permanent)
+        }
+    });
+    fleet.add(worker).await;
+    let (run, output) = fleet.complete("refund", json!({"amount": 120})).await;
+    assert_eq!(output, json!({"id": "p-7", "state": "paid"}));
+    assert_eq!(looks.load(Ordering::Relaxed), 3, "it looks until the bank says how it went");
+    assert_eq!(fleet.tries(run, "Pay").await, ["failed", "completed"]);
     fleet.finish().await;
 }
 
