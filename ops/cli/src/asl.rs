@@ -4,6 +4,7 @@
 //! at once; nothing is left out silently.
 
 mod block;
+mod child;
 mod choice;
 mod data;
 mod errors;

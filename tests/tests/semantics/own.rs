@@ -1,11 +1,18 @@
 //! State machines of our own through the importer, on a real fleet: what the recorded ones leave out.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use longshore::asl;
 use longshore_enqueuer::Enqueuer;
 use longshore_tests::TestFleet;
 use longshore_worker::{Failure, Slots, Step};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use super::aws::hurry;
 
 /// A machine of these states, of which the first is the start.
 fn machine(start: &str, states: Value) -> Value {
@@ -235,5 +242,153 @@ async fn a_state_that_waits_for_its_token_takes_the_answer_that_is_sent_to_it() 
     assert_eq!(output[1], json!({"Error": "Refused", "Cause": "no funds"}));
     assert_eq!(output[2], json!("at last"));
     assert_eq!(output[3]["Error"], "States.Timeout");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_pays_back_what_a_person_agrees_to() {
+    let sample = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ops/samples/refund.asl.json"));
+    let mut definition = imported("refund", &serde_json::from_str(sample).unwrap());
+    hurry(&mut definition);
+    let mut fleet = TestFleet::publish([definition]).await;
+    let enqueuer = fleet.enqueuer.clone();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let looked = looks.clone();
+    let worker = fleet.worker().queue("default", Slots(4));
+    let worker = worker.handler("pay", async |step: Step, _: Value| match step.attempt() {
+        1 => Err(Failure::retryable("a moment").named("Busy")),
+        _ => Ok(json!({"id": "p-7"})),
+    });
+    let worker = worker.handler("payment_state", move |_: Step, payment: Value| {
+        let paid = looked.fetch_add(1, Ordering::Relaxed) == 2 && payment["id"] == "p-7";
+        async move { Ok::<_, Failure>(if paid { "paid" } else { "open" }) }
+    });
+    let worker = worker.handler("sqs:sendMessage", move |step: Step, asked: Value| {
+        let enqueuer = enqueuer.clone();
+        async move {
+            assert_eq!(asked["question"], "refund 120?");
+            let token = asked["answer_to"].as_str().unwrap_or_default();
+            enqueuer.signal(step.run_id(), token, &json!({"by": "ann"})).await.map_err(Failure::permanent)
+        }
+    });
+    fleet.add(worker).await;
+    let (run, output) = fleet.complete("refund", json!({"amount": 120})).await;
+    assert_eq!(output, json!({"id": "p-7", "state": "paid"}));
+    assert_eq!(looks.load(Ordering::Relaxed), 3, "it looks until the bank says how it went");
+    assert_eq!(fleet.tries(run, "Pay").await, ["failed", "completed"]);
+    fleet.finish().await;
+}
+
+/// The most states that a machine of the next test goes through.
+const STEPS: usize = 40;
+
+/// A machine that leads anywhere, with loops of every kind. Each state counts and notes that it was there.
+fn anywhere(rng: &mut StdRng) -> Value {
+    let names: Vec<String> = (0..rng.random_range(2..9)).map(|n| format!("s{n}")).collect();
+    let to = |rng: &mut StdRng| names[rng.random_range(0..names.len())].clone();
+    let state = |rng: &mut StdRng, name: &String| match rng.random_range(0..10) {
+        0 => json!({"Type": "Succeed"}),
+        1 => json!({"Type": "Fail", "Error": name}),
+        2..6 => {
+            let rule = |rng: &mut StdRng| {
+                let sign = ["NumericLessThan", "NumericEquals", "NumericGreaterThan"][rng.random_range(0..3)];
+                json!({"Variable": "$.n", sign: rng.random_range(0..12), "Next": to(rng)})
+            };
+            let rules: Vec<_> = (0..rng.random_range(1..4)).map(|_| rule(rng)).collect();
+            let mut choice = json!({"Type": "Choice", "Choices": rules});
+            if rng.random_range(0..4) > 0 {
+                choice["Default"] = json!(to(rng));
+            }
+            choice
+        }
+        _ => {
+            let mut pass = json!({"Type": "Pass", "Parameters": {
+                "n.$": "States.MathAdd($.n, 1)", "was.$": format!("States.Format('{{}} {name}', $.was)")}});
+            match rng.random_range(0..6) {
+                0 => pass["End"] = json!(true),
+                _ => pass["Next"] = json!(to(rng)),
+            }
+            pass
+        }
+    };
+    let states: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), state(rng, name))).collect();
+    json!({"StartAt": names[0], "States": states})
+}
+
+/// What a machine of `anywhere` does; none when it goes on for too long.
+fn walked(machine: &Value) -> Option<Result<Value, String>> {
+    let (mut n, mut was) = (0, String::new());
+    let mut name = machine["StartAt"].as_str()?;
+    for _ in 0..STEPS {
+        let state = &machine["States"][name];
+        let done = || Some(Ok(json!({"n": n, "was": was})));
+        match state["Type"].as_str()? {
+            "Succeed" => return done(),
+            "Fail" => return Some(Err(name.to_owned())),
+            "Choice" => {
+                let holds = |rule: &&Value| {
+                    let is = |sign: &str, holds: fn(i64, i64) -> bool| {
+                        rule[sign].as_i64().is_some_and(|than| holds(n, than))
+                    };
+                    is("NumericLessThan", |a, b| a < b)
+                        || is("NumericEquals", |a, b| a == b)
+                        || is("NumericGreaterThan", |a, b| a > b)
+                };
+                let rule = state["Choices"].as_array()?.iter().find(holds);
+                match rule.map_or(&state["Default"], |rule| &rule["Next"]).as_str() {
+                    Some(next) => name = next,
+                    None => return Some(Err("States.NoChoiceMatched".to_owned())),
+                }
+            }
+            _ => {
+                n += 1;
+                was = format!("{was} {name}");
+                match state["Next"].as_str() {
+                    Some(next) => name = next,
+                    None => return Some(Ok(json!({"n": n, "was": was}))),
+                }
+            }
+        }
+    }
+    None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_that_lead_anywhere_go_where_they_lead() {
+    let seed = std::env::var("LONGSHORE_FUZZ_SEED").map_or_else(|_| rand::rng().random(), |seed| seed.parse().unwrap());
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut machines, mut refused, mut loops) = (Vec::new(), 0, 0);
+    while machines.len() < 150 {
+        let machine = anywhere(&mut rng);
+        let Some(end) = walked(&machine) else { continue };
+        match asl::definition(&machine, &format!("m{}", machines.len())) {
+            Ok(definition) => {
+                loops += usize::from(definition.to_string().contains("\"while\""));
+                machines.push((machine, definition, end));
+            }
+            Err(why) => {
+                let why = why.to_string();
+                let known = why.contains("entered at several states") || why.contains("no state leads to it");
+                assert!(known, "LONGSHORE_FUZZ_SEED={seed} repeats {machine}: {why}");
+                refused += 1;
+            }
+        }
+    }
+    eprintln!("150 machines, {loops} of them with loops; {refused} were refused");
+    assert!(loops > 30, "LONGSHORE_FUZZ_SEED={seed} repeats it");
+    let mut fleet = TestFleet::publish(machines.iter().map(|(_, definition, _)| definition.clone())).await;
+    fleet.work(20).await;
+    let mut runs = Vec::new();
+    for (_, definition, _) in &machines {
+        runs.push(fleet.start(definition["name"].as_str().unwrap(), json!({"n": 0, "was": ""})).await);
+    }
+    for ((machine, _, end), run) in machines.iter().zip(runs) {
+        let (state, value) = fleet.ended(run).await;
+        let given = match state.as_str() {
+            "completed" => Ok(value),
+            _ => Err(value["name"].as_str().unwrap().to_owned()),
+        };
+        assert_eq!(&given, end, "LONGSHORE_FUZZ_SEED={seed} repeats {machine}");
+    }
     fleet.finish().await;
 }

@@ -1,6 +1,7 @@
 //! The rules of a Choice as expressions. A value of another type than the rule compares with makes it false; a path
 //! that leads nowhere is an error, but for `IsPresent`.
 
+use chrono::DateTime;
 use longshore_core::expression::Expression;
 use serde_json::{Map, Value, json};
 
@@ -17,7 +18,7 @@ const MAX_DEPTH: usize = 20;
 pub(super) fn rule(rule: &Value, scope: &Scope) -> Result<String, String> {
     let map = rule.as_object().ok_or("a rule is an object")?;
     if scope.jsonata {
-        for field in map.keys().filter(|field| !["Condition", "Next", "Comment"].contains(&field.as_str())) {
+        if let Some(field) = map.keys().find(|field| !["Condition", "Next", "Comment"].contains(&field.as_str())) {
             return Err(format!("{field} is not translated"));
         }
         let condition = map.get("Condition").and_then(Value::as_str).ok_or("its Condition is no text")?;
@@ -91,6 +92,9 @@ fn compare(operator: &str, variable: &str, comparand: &Value, scope: &Scope) -> 
         (true, _) => path::required(comparand.as_str().ok_or_else(wrong)?, scope)?,
         (_, "Numeric") if comparand.is_number() => comparand.to_string(),
         (_, "Boolean") if comparand.is_boolean() => comparand.to_string(),
+        (_, "Timestamp") if comparand.as_str().is_none_or(|time| DateTime::parse_from_rfc3339(time).is_err()) => {
+            return Err(wrong());
+        }
         (_, "String" | "Timestamp") => literal(comparand.as_str().ok_or_else(wrong)?),
         _ => return Err(wrong()),
     };

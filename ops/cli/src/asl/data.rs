@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::graph::Graph;
-use super::machine::State;
+use super::machine::{Kind, State};
 use super::path::{self, Scope, Step};
 use super::{Translation, intrinsic, literal, output, template};
 
@@ -89,7 +89,8 @@ impl Translation {
     /// `ResultPath` and `OutputPath`, or in JSONata `Output`. `raw` is what came to the state.
     pub(super) fn finish(&mut self, state: &State<'_>, raw: &Scope, stage: Stage, graph: &mut Graph) -> Stage {
         if state.jsonata {
-            let scope = Scope { result: Some(stage.document.clone()), ..raw.clone() };
+            let works = matches!(state.kind, Kind::Task | Kind::Parallel | Kind::Map);
+            let scope = Scope { result: works.then(|| stage.document.clone()), ..raw.clone() };
             return match state.get("Output") {
                 Some(value) => {
                     let made = self.payload(state, "Output", value, &scope);

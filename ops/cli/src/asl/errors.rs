@@ -38,7 +38,7 @@ pub(super) fn error_output() -> String {
 }
 
 /// The names that a retrier or a catcher lists.
-fn names<'m>(item: &'m Value) -> Result<Vec<&'m str>, String> {
+fn names(item: &Value) -> Result<Vec<&str>, String> {
     let names = item.get("ErrorEquals").and_then(Value::as_array).filter(|names| !names.is_empty());
     let names = names.and_then(|names| names.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
     let names = names.ok_or("ErrorEquals is no list of names")?;

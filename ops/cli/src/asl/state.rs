@@ -22,7 +22,7 @@ impl Translation {
         let id = self.node(state.name);
         let exits = match state.kind {
             Kind::Choice => return self.choice(state, &id, arrival, graph),
-            Kind::Task => self.task(state, &id, arrival, around, graph),
+            Kind::Task => return self.task(state, &id, arrival, around, graph),
             Kind::Parallel => self.parallel(state, &id, arrival, around, graph),
             Kind::Map => self.map(state, &id, arrival, around, graph),
             Kind::Pass => self.pass(state, &id, arrival, graph),

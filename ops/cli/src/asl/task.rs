@@ -7,7 +7,7 @@ use super::flow::{Around, Arrival, Exit};
 use super::graph::{Graph, Way};
 use super::machine::State;
 use super::path::Scope;
-use super::{Translation, output, template};
+use super::{Translation, child, output, template};
 
 /// How long a state may take that does not say.
 const USUAL_SECONDS: u64 = 99_999_999;
@@ -21,13 +21,16 @@ impl Translation {
         arrival: &Arrival,
         around: &Around,
         graph: &mut Graph,
-    ) -> Vec<Exit> {
+    ) -> (String, Vec<Exit>) {
         let resource = state.get("Resource").and_then(Value::as_str).unwrap_or_default();
         if resource.is_empty() {
             self.refuse(state.name, "Resource is missing");
         }
-        if resource.contains(":::states:startExecution") {
-            self.refuse(state.name, "startExecution is not translated");
+        if let Some(text) = child::waits(resource) {
+            return self.child(state, id, text, arrival, graph);
+        }
+        if resource.contains(":states:startExecution") {
+            self.refuse(state.name, "startExecution is translated with .sync and .sync:2 only");
         }
         let timeout = format!("{}s", self.seconds(state, "TimeoutSeconds").unwrap_or(USUAL_SECONDS));
         let retry = self.retry(state);
@@ -46,7 +49,7 @@ impl Translation {
             let stage = Stage { document: output(id), at: id.to_owned() };
             let mut exits = vec![self.leave(state, &arrival.scope, stage, graph)];
             exits.extend(self.catches(state, id, &arrival.scope, None, graph));
-            return exits;
+            return (id.to_owned(), exits);
         };
         let token = Token::of(id, around);
         let scope = Scope { token: Some(token.expression()), ..arrival.scope.clone() };
@@ -56,7 +59,7 @@ impl Translation {
         let stage = Stage { document: output(id), at: id.to_owned() };
         let mut exits = vec![self.leave(state, &arrival.scope, stage, graph)];
         exits.extend(self.catches(state, id, &arrival.scope, signal.as_deref(), graph));
-        exits
+        (id.to_owned(), exits)
     }
 
     /// The body of a state that waits for an answer: the handler that hands the token out, the wait, and the failure
@@ -102,7 +105,7 @@ impl Translation {
     }
 
     /// A whole number of seconds, at least 1; none when it is not given.
-    fn seconds(&mut self, state: &State<'_>, field: &str) -> Option<u64> {
+    pub(super) fn seconds(&mut self, state: &State<'_>, field: &str) -> Option<u64> {
         let given = state.get(field)?;
         let seconds = given.as_u64().filter(|seconds| *seconds > 0);
         if seconds.is_none() {

@@ -152,6 +152,10 @@ fn what_has_no_translation_is_refused_with_the_state_and_the_reason() {
             "StringEquals compares with no such value as 5",
         ),
         (
+            json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "TimestampEquals": "today", "Next": "e"}]}),
+            "TimestampEquals compares with no such value as \"today\"",
+        ),
+        (
             json!({"Type": "Choice", "Choices": [{"Variable": "$.x", "BooleanLessThan": true, "Next": "e"}]}),
             "there is no operator BooleanLessThan",
         ),
