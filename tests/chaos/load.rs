@@ -55,8 +55,10 @@ pub(crate) async fn enqueue(load: Arc<Load>, seed: u64, asked: Asked) -> Result<
     let counted = load.clone();
     tasks.spawn(async move {
         while !counted.over.load(Ordering::Relaxed) {
-            let live =
-                sqlx::query_scalar::<_, i64>("select count(*) from longshore.workflow_runs where state in (1, 2)");
+            // a run that waits for a signal is no load
+            let live = sqlx::query_scalar::<_, i64>(
+                "select count(*) from longshore.workflow_runs r where r.state in (1, 2)
+                    and not exists (select from longshore.step_waiting w where w.shard = 0 and w.run_id = r.run_id and w.woken_at is null)");
             if let Ok(live) = live.fetch_one(&counted.pool).await {
                 counted.live.store(u64::try_from(live).unwrap_or(0), Ordering::Relaxed);
             }

@@ -81,7 +81,8 @@ pub fn check(program: &Body, input: &Value, canceled: bool, record: &Record) -> 
             _ => false,
         };
         let terminations = run.terminations.borrow();
-        if !terminations.iter().any(same) && !(canceled && matches!(ended, Ended::Canceled)) {
+        let as_asked = canceled && matches!(ended, Ended::Canceled);
+        if !as_asked && !terminations.iter().any(same) {
             return Err(format!("the run ended {ended:?}, but it was terminated with one of {terminations:?}"));
         }
     } else if matches!(ended, Ended::Canceled) && !canceled {

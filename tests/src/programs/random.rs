@@ -22,7 +22,7 @@ const PATTERNS: [&str; 9] = ["flop", "fl*p", "e_*", "*one", "permanent", "retrya
 /// A random program.
 pub fn program(random: &mut StdRng) -> Body {
     let mut maker = Maker { random, left: 0, count: 0, waits: 0 };
-    maker.left = maker.random.random_range(3..22);
+    maker.left = maker.random.random_range(4..28);
     maker.body(0, &Sight::default(), false)
 }
 
@@ -179,17 +179,17 @@ impl Maker<'_> {
         }
         let own = Sight { input: true, ..sight.clone() };
         match self.random.random_range(0..100) {
-            0..28 => self.task(&mut node),
-            28..36 => node.kind = Kind::Set(self.giving(&own)),
-            36..39 => node.kind = Kind::Fail(self.one_of(&NAMES).to_owned()),
-            39 if depth > 0 || self.chance(50) => {
+            0..27 => self.task(&mut node),
+            27..36 => node.kind = Kind::Set(self.giving(&own)),
+            36..38 => node.kind = Kind::Fail(self.one_of(&NAMES).to_owned()),
+            38 if depth > 0 || self.chance(50) => {
                 node.kind = Kind::Terminate(match self.random.random_range(0..3) {
                     0 => Termination::Completed(self.giving(&own)),
                     1 => Termination::Failed("ended".to_owned()),
                     _ => Termination::Canceled,
                 });
             }
-            40..48 => self.wait(&mut node, sight),
+            39..47 => self.wait(&mut node, sight),
             _ if depth >= DEPTH || self.left == 0 => self.task(&mut node),
             _ => self.block(&mut node, depth, &own),
         }
@@ -199,7 +199,7 @@ impl Maker<'_> {
     fn task(&mut self, node: &mut Node) {
         node.kind = Kind::Task;
         node.id.insert(0, 't');
-        if self.chance(45) {
+        if self.chance(33) {
             let of = self.random.random_range(1..4);
             let how = match self.random.random_range(0..20) {
                 0 => How::Hangs,
@@ -319,7 +319,7 @@ impl Maker<'_> {
             node.retry = Some(Retry { max_attempts: self.random.random_range(2..4), on: Vec::new() });
         }
         if self.chance(15) {
-            node.timeout = Some(self.one_of(&[30, 300, 3_600_000]));
+            node.timeout = Some(self.one_of(&[60, 500, 3_600_000]));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -200,7 +200,7 @@ pub async fn read(pool: &PgPool, ids: &[Uuid]) -> Result<HashMap<Uuid, Record>, 
         record.signals.push(Signal {
             id: row.try_get("signal_id")?,
             name: row.try_get("name")?,
-            payload: json(row.try_get("payload")?).unwrap_or_else(|| json!(null)),
+            payload: json(row.try_get("payload")?).unwrap_or_default(),
             taken,
         });
     }
