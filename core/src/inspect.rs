@@ -84,10 +84,8 @@ pub struct RunView {
     /// Why it failed or was canceled, in full.
     pub error_detail: Option<Value>,
     /// The run that started it, if one did.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_run_id: Option<Uuid>,
     /// The runs that steps of it started, in the order they began, at most [`MAX_CHILDREN`].
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<ChildView>,
 }
 

@@ -502,7 +502,7 @@ async fn a_run_that_ends_meets_the_timeout_and_the_cancel_of_its_parent() {
         if !timed {
             let enqueuer = fleet.enqueuer.clone();
             canceling.spawn(async move {
-                tokio::time::sleep(Duration::from_micros(number * 7_919 % 60_000)).await;
+                tokio::time::sleep(Duration::from_micros(number * 7_919 % 300_000)).await;
                 enqueuer.cancel(run).await.unwrap();
             });
         }

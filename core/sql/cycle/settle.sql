@@ -49,9 +49,10 @@ begin
             where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed);
             v_frames := coalesce(v_frames, v_closed);
         end if;
-        if v_frames is null then
+        perform from workflow_runs r where r.shard = p_shard and r.parent_run_id = q.run_id limit 1;
+        if found and v_frames is null then
             c_run := c_run || q.run_id; c_frame := c_frame || 0;
-        else
+        elsif found then
             c_run := c_run || array_fill(q.run_id, array[cardinality(v_frames)]); c_frame := c_frame || v_frames;
         end if;
         -- frames before joins, as in a cycle

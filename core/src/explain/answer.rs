@@ -133,7 +133,6 @@ pub struct Waiting {
     /// The names of the signals: one of them. None where it waits for a run, or for the run's context.
     pub signals: Vec<String>,
     /// The run it waits for, if that is it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub child: Option<AwaitedRun>,
     /// When it began to wait.
     pub since: DateTime<Utc>,

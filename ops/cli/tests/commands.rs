@@ -129,6 +129,7 @@ async fn every_command_does_what_it_says_and_its_json_has_the_documented_keys() 
     definitions_are_published_once(&shell);
     runs_are_started_and_watched(&shell);
     a_run_that_is_not_finished_is_explained_and_canceled(&shell);
+    a_child_is_published_before_its_parent_and_shown_with_it(&shell);
 
     assert_eq!(shell.code(&["doctor", "--strict"]).0, Some(0));
     shell.documented("doctor", &[]);
@@ -198,6 +199,38 @@ fn a_run_that_is_not_finished_is_explained_and_canceled(shell: &Shell) {
     assert_eq!(shell.code(&["run", "signal", run_id, "paid"]).0, Some(4), "it has ended");
     let (code, stderr) = shell.code(&["run", "watch", run_id]);
     assert_eq!(code, Some(1), "{stderr}");
+}
+
+fn a_child_is_published_before_its_parent_and_shown_with_it(shell: &Shell) {
+    let folder = tempfile::tempdir().unwrap();
+    let call =
+        |child: &str| json!({"name": "a-parent", "nodes": [{"id": "call", "type": "subflow", "workflow": child}]});
+    let (parent, child) = (folder.path().join("a.json"), folder.path().join("b.json"));
+    std::fs::write(
+        &child,
+        json!({"name": "the-child", "nodes": [{"id": "a", "type": "set", "output": 7}]}).to_string(),
+    )
+    .unwrap();
+    std::fs::write(&parent, call("nothing").to_string()).unwrap();
+    let said = shell.run_with(&["workflow", "apply", folder.path().to_str().unwrap()], "");
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stdout.contains("nodes[0].workflow: no workflow `nothing` is published"), "{}", said.stdout);
+    assert_eq!(shell.code(&["workflow", "show", "the-child"]).0, Some(3), "nothing is applied");
+    std::fs::write(&parent, call("the-child").to_string()).unwrap();
+    let applied = shell.json(&["workflow", "apply", folder.path().to_str().unwrap()]);
+    assert_eq!([&applied["workflows"][0]["workflow"], &applied["workflows"][1]["workflow"]], ["the-child", "a-parent"]);
+    let watched = shell.json(&["run", "start", "a-parent", "--watch"]);
+    assert_eq!(watched["run"]["output"], 7);
+    let run_id = watched["run"]["run_id"].as_str().unwrap();
+    let shown = shell.json(&["run", "show", run_id]);
+    let child = &shown["run"]["children"][0];
+    assert_eq!(
+        (&child["workflow"], &child["node"], &child["state"]),
+        (&json!("the-child"), &json!("call"), &json!("completed"))
+    );
+    assert_eq!(shell.json(&["run", "show", child["run_id"].as_str().unwrap()])["run"]["parent_run_id"], run_id);
+    let text = shell.run_with(&["run", "show", run_id], "");
+    assert!(text.stdout.contains("the-child v1"), "{}", text.stdout);
 }
 
 #[test]

@@ -199,13 +199,15 @@ fn graph(rng: &mut StdRng, prefix: &str, depth: usize) -> Value {
     let id = |number: usize| format!("{prefix}{number}");
     let nodes: Vec<Value> = (0..count)
         .map(|number| {
-            let mut node = match rng.random_range(0..if depth == 0 { 8 } else { 10 }) {
+            let mut node = match rng.random_range(0..if depth == 0 { 9 } else { 11 }) {
                 0 => json!({"type": "set", "output": template(rng, 2)}),
                 1 => json!({"type": "delay", "duration": duration(rng)}),
                 2 => json!({"type": "delay", "until": pick(rng, &["2030-01-31T08:00:00Z", "{{ run.input.text }}", "+999999-01-01T00:00:00Z"])}),
                 3 => json!({"type": "fail", "name": "x", "message": template(rng, 0)}),
                 4 => json!({"type": "terminate", "state": pick(rng, &["completed", "failed", "canceled"]), "output": template(rng, 1)}),
-                8 | 9 => block(rng, &format!("{prefix}{number}-"), depth - 1),
+                5 => json!({"type": "subflow", "workflow": pick(rng, &["w", "other", "{{ x }}"]), "mode": pick(rng, &["wait", "detached"]), "timeout": duration(rng),
+                    "version": pick(rng, &["pinned", "latest"]), "close_policy": pick(rng, &["terminate", "abandon", "request_cancel"])}),
+                9 | 10 => block(rng, &format!("{prefix}{number}-"), depth - 1),
                 _ => json!({"type": "task", "handler": "h", "timeout": duration(rng), "retry": retry(rng)}),
             };
             node["id"] = json!(if rng.random_range(0..30) == 0 { id(0) } else { id(number) });

@@ -1,5 +1,7 @@
 //! `longshore workflow`: definitions in files checked and published, and what is published.
 
+mod order;
+
 use std::{
     collections::HashMap,
     fs,
@@ -221,7 +223,7 @@ fn check(sources: Vec<Source>) -> (Vec<(String, Definition)>, Vec<FileProblem>) 
     (good, problems)
 }
 
-/// Publish all of them, or none if one has a problem.
+/// Publish all of them, children first, or none if one has a problem.
 pub(crate) async fn apply(global: &Global, sources: Vec<Source>) -> Result<()> {
     let (definitions, problems) = check(sources);
     if !problems.is_empty() {
@@ -229,8 +231,12 @@ pub(crate) async fn apply(global: &Global, sources: Vec<Source>) -> Result<()> {
     }
     let mut connection = global.connect().await?;
     longshore_core::migrate::check(&mut Session::direct(&mut connection)).await?;
+    let problems = order::unknown_children(&mut connection, &definitions).await?;
+    if !problems.is_empty() {
+        return report(global, definitions, problems);
+    }
     let mut applied = Applied { workflows: Vec::new() };
-    for (file, definition) in definitions {
+    for (file, definition) in order::children_first(definitions) {
         let published = workflow::publish(&mut connection, &definition).await.with_context(|| file.clone())?;
         let (version, created) = (published.version, published.created);
         applied.workflows.push(AppliedWorkflow { workflow: definition.name, version, created, file });
