@@ -495,6 +495,11 @@ pub async fn fleet(conn: &mut PgConnection) -> Result<Vec<WorkerView>, sqlx::Err
         .await
 }
 
+/// The runs that wait for the answer of a person, each with the signal that answers.
+pub async fn approvals(conn: &mut PgConnection) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
+    sqlx::query_as(include_str!("../sql/inspect/approvals.sql")).bind(SHARD).fetch_all(conn).await
+}
+
 fn summary(row: &PgRow) -> Result<RunSummary, sqlx::Error> {
     Ok(RunSummary {
         run_id: row.try_get("run_id")?,

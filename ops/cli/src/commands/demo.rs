@@ -105,7 +105,7 @@ fn imported(files: &[PathBuf]) -> Result<Vec<Sample>> {
             name = format!("{name}-{}", samples.len() + 1); // the same file name in two folders
         }
         let definition = graph.definition(&name, graph.scale_to(CRITICAL_PATH_SECONDS));
-        samples.push(Sample { definition, inputs: vec![json!({}); FEW_TASKS.div_ceil(graph.tasks())] });
+        samples.push(Sample::new(definition, vec![json!({}); FEW_TASKS.div_ceil(graph.tasks())]));
     }
     Ok(samples)
 }

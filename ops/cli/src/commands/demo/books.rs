@@ -24,6 +24,8 @@ pub(super) struct Books {
     runs_stuck: usize,
     promises_broken: usize,
     pub(super) workers_killed: usize,
+    /// Runs that gave something else than they must.
+    pub(super) other_outputs: usize,
     /// How many workers, as far as they are still known, recorded attempts.
     workers_with_attempts: usize,
     #[serde(skip)]
@@ -82,6 +84,7 @@ impl Books {
             runs_stuck: stuck.len(),
             promises_broken: 0,
             workers_killed: 0,
+            other_outputs: 0,
             workers_with_attempts: workers.len(),
             stuck,
         })
@@ -110,6 +113,7 @@ impl Books {
             (self.runs_failed > 0, format!("{} runs failed", self.runs_failed)),
             (self.runs_stuck > 0, format!("{} runs are stuck", self.runs_stuck)),
             (self.promises_broken > 0, format!("{} promises are broken", self.promises_broken)),
+            (self.other_outputs > 0, format!("{} runs gave another output than they must", self.other_outputs)),
             (self.lost() == 0, "no attempt was lost".to_owned()),
             (self.workers_with_attempts < 2, "fewer than two workers recorded attempts".to_owned()),
         ];
@@ -164,6 +168,7 @@ mod tests {
             runs_stuck: stuck,
             promises_broken: 0,
             workers_killed: 1,
+            other_outputs: 0,
             workers_with_attempts: workers,
             stuck: Vec::new(),
         }

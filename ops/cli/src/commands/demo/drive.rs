@@ -1,7 +1,7 @@
 //! Runs the demo's workflows: publishes them, starts their runs, watches them, and kills a worker while it holds steps.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use longshore_core::{
     workflow,
 };
 use longshore_enqueuer::{Enqueuer, NewRun};
+use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
@@ -47,6 +48,10 @@ struct Drive<'d> {
     progress: Progress,
     tally: Tally,
     killed: usize,
+    /// Runs that ask a person, and what the person says.
+    answers: HashMap<Uuid, Value>,
+    /// What runs must give.
+    outputs: HashMap<Uuid, Value>,
 }
 
 /// Run all of it to its end, and count. An error says what kept the demo from showing anything.
@@ -54,7 +59,15 @@ pub(super) async fn drive(stage: &mut Stage, samples: &[Sample]) -> Result<Books
     let pool = database::pool(stage.url(), CONNECTIONS).await?;
     let enqueuer = Enqueuer::new(pool.clone());
     let progress = Progress::new();
-    let mut drive = Drive { stage, pool, progress, tally: Tally::default(), killed: 0 };
+    let mut drive = Drive {
+        stage,
+        pool,
+        progress,
+        tally: Tally::default(),
+        killed: 0,
+        answers: HashMap::new(),
+        outputs: HashMap::new(),
+    };
     drive.publish(samples).await?;
     let mut round: Vec<NewRun> = samples.iter().flat_map(runs).collect();
     let mut eager = false;
@@ -62,9 +75,11 @@ pub(super) async fn drive(stage: &mut Stage, samples: &[Sample]) -> Result<Books
     loop {
         let started = enqueuer.start_many(&round).await?;
         drive.tally.add(started.iter().map(|started| started.id));
+        drive.expect(samples, started.iter().map(|started| started.id));
         drive.progress.say(&format!("started {} runs", started.len()));
-        let listed = drive.watch(eager).await?;
+        let listed = drive.watch(&enqueuer, eager).await?;
         books = Books::of(&mut *drive.pool.acquire().await?, &listed).await?;
+        books.other_outputs = drive.other_outputs(&enqueuer).await?;
         let again = books.lost() == 0 && books.stuck() == 0 && drive.killed < MAX_ROUNDS;
         if !again {
             break;
@@ -95,7 +110,7 @@ impl Drive<'_> {
     }
 
     /// Watch all runs to their end, killing one worker on the way; `eager`: as soon as one holds anything.
-    async fn watch(&mut self, eager: bool) -> Result<Vec<RunSummary>> {
+    async fn watch(&mut self, enqueuer: &Enqueuer, eager: bool) -> Result<Vec<RunSummary>> {
         let mut connection = self.pool.acquire().await?;
         let began = Instant::now();
         let (mut moved, mut before) = (began, Counts::default());
@@ -109,6 +124,7 @@ impl Drive<'_> {
             }
             if Instant::now() >= count_at {
                 let asked = Instant::now();
+                self.answer(enqueuer, &mut connection).await?;
                 let listed = all_runs(&mut connection).await?;
                 let ended: HashSet<Uuid> =
                     listed.iter().filter(|run| run.state.has_ended()).map(|run| run.run_id).collect();
@@ -130,6 +146,43 @@ impl Drive<'_> {
             }
             tokio::time::sleep(if killed { COUNT_EVERY.min(count_at - Instant::now()) } else { TICK }).await;
         }
+    }
+
+    /// What is expected of these runs, started in the order of the samples' inputs.
+    fn expect(&mut self, samples: &[Sample], started: impl Iterator<Item = Uuid>) {
+        let inputs = samples.iter().flat_map(|sample| sample.inputs.iter().map(move |input| (sample, input)));
+        for (run, (sample, input)) in started.zip(inputs) {
+            self.answers.extend(sample.answer.map(|answer| (run, answer(input))));
+            self.outputs.extend(sample.output.map(|output| (run, output(input))));
+        }
+    }
+
+    /// Answer whoever asks a person: first somebody whose answer does not count, then the one who was asked. Under one key each, so that nothing is said twice.
+    async fn answer(&self, enqueuer: &Enqueuer, connection: &mut PgConnection) -> Result<()> {
+        for (run, signal) in inspect::approvals(connection).await? {
+            let Some(answer) = self.answers.get(&run) else { continue };
+            for (by, says) in [("eve", &json!({"answer": true, "by": "eve"})), ("ann", answer)] {
+                match enqueuer.signal(run, &signal, says).key(by).await {
+                    Ok(_) | Err(longshore_enqueuer::Error::RunEnded { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many runs gave something else than they must.
+    async fn other_outputs(&self, enqueuer: &Enqueuer) -> Result<usize> {
+        let mut other = 0;
+        for (run, expected) in &self.outputs {
+            let given = enqueuer.get(*run).await?.and_then(|run| run.output);
+            let given: Option<Value> = given.map(|output| output.parse()).transpose()?;
+            if given.as_ref() != Some(expected) {
+                other += 1;
+                self.progress.say(&format!("run {run} gave {}, not {expected}", given.unwrap_or_default()));
+            }
+        }
+        Ok(other)
     }
 
     /// Kill a worker that holds steps and start another; false when none holds any. Steps lost together run again one at a time in each worker,
