@@ -376,3 +376,49 @@ fn doubling(count: usize) -> Value {
     defs.insert("a0".to_owned(), json!({"type": "object"}));
     json!({"$ref": format!("#/$defs/a{count}"), "$defs": defs})
 }
+
+#[test]
+fn what_is_as_usual_of_a_subflow_is_left_out() {
+    let node = |fields: Value| {
+        let mut node = json!({"id": "a", "type": "subflow", "workflow": "w"});
+        node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        one(&node)
+    };
+    let written = |fields: Value| Definition::from_json(&node(fields)).unwrap().to_value()["nodes"][0].clone();
+    let usual = json!({"version": "pinned", "mode": "wait", "close_policy": "terminate"});
+    assert_eq!(written(usual), node(json!({}))["nodes"][0]);
+    let detached = json!({"mode": "detached", "close_policy": "abandon"});
+    assert_eq!(written(detached), node(json!({"mode": "detached"}))["nodes"][0]);
+    for kept in [
+        json!({"version": "latest", "close_policy": "request_cancel", "timeout": "1m"}),
+        json!({"mode": "detached", "close_policy": "terminate"}),
+    ] {
+        assert_eq!(written(kept.clone()), node(kept)["nodes"][0]);
+    }
+    for (fields, path) in [
+        (json!({"workflow": "{{ run.input }}"}), "nodes[0].workflow"),
+        (json!({"workflow": ""}), "nodes[0].workflow"),
+        (json!({"version": 3}), "nodes[0].version"),
+        (json!({"version": "newest"}), "nodes[0].version"),
+        (json!({"mode": "later"}), "nodes[0].mode"),
+        (json!({"close_policy": "kill"}), "nodes[0].close_policy"),
+        (json!({"mode": "detached", "timeout": "1m"}), "nodes[0].timeout"),
+        (json!({"retry": {"max_attempts": 0}}), "nodes[0].retry.max_attempts"),
+    ] {
+        let told = problems(&node(fields));
+        assert_eq!(told.0.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(), [path], "{told}");
+    }
+}
+
+#[test]
+fn only_a_version_that_may_leave_children_has_its_ends_announced() {
+    let closes = |fields: Value| {
+        let mut node = json!({"id": "a", "type": "subflow", "workflow": "w"});
+        node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let within = json!({"id": "i", "type": "if", "when": "true", "then": {"nodes": [node]}});
+        Graph::compile(&Definition::from_json(&one(&within)).unwrap()).unwrap().closes_children()
+    };
+    assert!(!closes(json!({})) && !closes(json!({"mode": "detached"})));
+    assert!(closes(json!({"mode": "detached", "close_policy": "terminate"})));
+    assert!(closes(json!({"mode": "detached", "close_policy": "request_cancel"})));
+}
