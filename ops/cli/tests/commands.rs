@@ -129,6 +129,7 @@ async fn every_command_does_what_it_says_and_its_json_has_the_documented_keys() 
     definitions_are_published_once(&shell);
     runs_are_started_and_watched(&shell);
     a_run_that_is_not_finished_is_explained_and_canceled(&shell);
+    a_run_is_paused_asked_and_run_anew(&shell);
     a_child_is_published_before_its_parent_and_shown_with_it(&shell);
 
     assert_eq!(shell.code(&["doctor", "--strict"]).0, Some(0));
@@ -136,6 +137,52 @@ async fn every_command_does_what_it_says_and_its_json_has_the_documented_keys() 
     let pruned = shell.documented("prune", &["--older-than", "30d"]);
     assert_eq!(pruned, json!({"runs": 0, "attempts": 0, "partitions": 0}));
     assert_eq!(stage.stop(std::time::Duration::from_secs(20)).await.unwrap(), 0, "a worker had to be killed");
+}
+
+fn a_run_is_paused_asked_and_run_anew(shell: &Shell) {
+    let definition = json!({"name": "asked", "context": {"n": 0}, "queries": {"n": "run.context.n"}, "nodes": [
+        {"id": "count", "type": "context", "increment": {"n": 1}}, {"id": "go", "type": "wait", "signal": "go"},
+        {"id": "check", "type": "fail", "name": "late", "message": "too late"}], "edges": [["count", "go"], ["go", "check"]]});
+    assert_eq!(shell.run_with(&["workflow", "apply", "-"], &definition.to_string()).code, Some(0));
+    let start = || shell.json(&["run", "start", "asked"])["run_id"].as_str().unwrap().to_owned();
+    let (run, other) = (start(), start());
+    assert_eq!(shell.documented("run pause", &[&run, "--reason", "for ann"])["changed"], true);
+    assert_eq!(shell.documented("run pause", &[&run])["changed"], false);
+    let found = shell.json(&["run", "resume", "--workflow", "asked", "--dry-run"]);
+    assert_eq!(
+        (&found["dry_run"], &found["changed"], &found["runs"][0]["run_id"]),
+        (&json!(true), &json!(0), &json!(run))
+    );
+    assert_eq!(shell.documented("run resume", &[&run])["state"], "running");
+    shell.json(&["run", "signal", &run, "go"]);
+    assert_eq!(shell.code(&["run", "watch", &run]).0, Some(1));
+    assert_eq!(shell.documented("run query", &[&run, "n"])["answer"], 1);
+    assert_eq!(shell.code(&["run", "query", &run, "m"]).0, Some(3));
+    assert_eq!(shell.documented("run context", &[&run, "--at", "1"])["snapshot"]["node"], "count");
+    let changed = shell.json(&["run", "context", &run, "--at", "1", "--diff"]);
+    assert_eq!(changed["diff"], json!(["-  \"n\": 0", "+  \"n\": 1"]));
+    assert_eq!(shell.code(&["run", "context", &run, "--at", "9"]).0, Some(3));
+    // it fails again, at once; that it goes on is what `retry` says
+    let done = loop {
+        let said = shell.run(&["-o", "json", "run", "retry", &run]);
+        match said.code {
+            Some(0) => break serde_json::from_str::<Value>(&said.stdout).unwrap(),
+            code => assert_eq!(code, Some(4), "not settled yet: {}", said.stderr),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    assert_documented("run retry", &done);
+    let planned = shell.documented("run rerun", &[&run, "--from", "go", "--plan"]);
+    assert_eq!(
+        (&planned["run_id"], &planned["reused"], &planned["ready"]),
+        (&Value::Null, &json!(["count"]), &json!(["go"]))
+    );
+    let anew = shell.json(&["run", "rerun", &run, "--from", "count", "--version", "latest", "--input", "{}"]);
+    assert_eq!(anew["ready"], json!(["count"]));
+    assert_eq!(shell.code(&["run", "rerun", &run, "--from", "nowhere"]).0, Some(3));
+    assert_eq!(shell.code(&["run", "cancel", "--workflow", "asked"]).0, Some(2), "of which of them is not said");
+    let canceled = shell.json(&["run", "cancel", "--workflow", "asked", "--state", "running"]);
+    assert_eq!(canceled["changed"], 2, "{canceled}: {other} and the one run anew");
 }
 
 fn definitions_are_published_once(shell: &Shell) {
