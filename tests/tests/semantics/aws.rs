@@ -184,6 +184,9 @@ impl Case {
 
     /// What tasks return or raise; the recorded cause of a failure is what the handler says.
     fn script(&self) -> VecDeque<Value> {
+        if self.id == STARTS {
+            return VecDeque::new(); // the child run returns it
+        }
         let expected = &self.recorded["expected"];
         let cause = [&expected["cause"], &expected["output"]["Cause"], &expected["output"]["stateError"]["Cause"]];
         let cause = cause.into_iter().find(|cause| !cause.is_null()).map(|cause| match cause {

@@ -153,7 +153,10 @@ async fn retries_retrieval_and_waves_are_as_that_engine_says() {
         fleet.ask("select count(*) from longshore.frames where run_id = $1 and iteration >= 0", run).await;
     let result = same("marker", &output["found"], &memory["expect"]["output.marker"])
         .and_then(|()| same("passes", &json!(passes), &memory["expect"]["attemptCount"]));
-    told.tell("rex-p3-3", result.map(|()| "what the first pass gives is there in the second".to_owned()));
+    told.tell(
+        "rex-p3-3",
+        result.map(|()| "otherwise on purpose: what the first pass gives is there in the second".to_owned()),
+    );
 
     for (id, order) in [
         ("rex-p4-1", json!("{{ run.input.retrievers }}")),

@@ -22,7 +22,7 @@ pub(super) fn rule(rule: &Value, scope: &Scope) -> Result<String, String> {
             return Err(format!("{field} is not translated"));
         }
         let condition = map.get("Condition").and_then(Value::as_str).ok_or("its Condition is no text")?;
-        return path::jsonata(condition, scope).map(|found| format!("({found}) == true"));
+        return path::jsonata(condition, scope).map(|found| format!("({found}) is true"));
     }
     matches(map, scope, 0)
 }
