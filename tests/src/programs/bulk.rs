@@ -162,6 +162,9 @@ async fn cases(bench: &Arc<Bench>) -> Result<()> {
         while let Some(ended) = tasks.try_join_next() {
             ended??;
         }
+        if bench.calm.load(Ordering::SeqCst) {
+            break; // a disagreement was found
+        }
         if shown.elapsed() > Duration::from_secs(10) {
             shown = Instant::now();
             let done = bench.done.load(Ordering::Relaxed);
