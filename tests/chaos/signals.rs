@@ -1,5 +1,5 @@
-//! Who sends signals: to each run that waits, at random moments before and while it does, some in transactions that roll back, some twice under one key. In the end
-//! whatever still waits is sent once what it waits for: a run that goes on waiting then has lost a wake-up.
+//! Who sends signals: to each run that waits, at random moments before and while it does, some in transactions that roll back, some twice under one
+//! key. In the end whatever still waits is sent once what it waits for: a run that goes on waiting then has lost a wake-up.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

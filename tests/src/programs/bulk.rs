@@ -1,28 +1,29 @@
-//! Many programs at once on a fleet of worker processes: starts, signals and cancels at random moments, workers killed, each run compared with the interpreter when it
-//! has ended.
+//! Many programs at once on a fleet of worker processes: starts, signals and cancels at random moments, workers killed, each run compared with the
+//! interpreter when it has ended.
+
+mod figures;
+mod fleet;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use longshore_core::definition::Definition;
 use longshore_core::{doctor, workflow};
 use longshore_enqueuer::Enqueuer;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+pub use self::figures::Figures;
 use super::program::{Body, Kind};
 use super::record::{self, Record};
 use super::shrink::smaller;
@@ -55,29 +56,6 @@ pub struct Settings {
     pub workers: usize,
     /// `longshore-model`, which is a worker when told to be a `member`.
     pub program: PathBuf,
-}
-
-/// What it came to.
-#[derive(Clone, Debug, Default)]
-pub struct Figures {
-    /// Runs that agree.
-    pub cases: u64,
-    /// Definitions that were drawn and are refused when published.
-    pub refused: u64,
-    /// Workers killed.
-    pub kills: u64,
-    /// Runs that a killed worker held steps of.
-    pub hit: u64,
-    /// Completed, failed and canceled runs.
-    pub ended: [u64; 3],
-    /// Attempts on record, and of these the lost ones.
-    pub attempts: [i64; 2],
-    /// Frames.
-    pub frames: i64,
-    /// Signals sent, and taken.
-    pub signals: [i64; 2],
-    /// How long it took.
-    pub took: Duration,
 }
 
 /// A run to be made.
@@ -130,7 +108,7 @@ pub async fn run(settings: Settings) -> Result<Figures> {
     }
     let mut side = JoinSet::new();
     side.spawn(watch(bench.clone()));
-    side.spawn(murder(bench.clone()));
+    side.spawn(fleet::murder(bench.clone()));
     let agreed = cases(&bench).await;
     bench.over.store(true, Ordering::SeqCst);
     while let Some(ended) = side.join_next().await {
@@ -161,6 +139,9 @@ async fn cases(bench: &Arc<Bench>) -> Result<()> {
         let permits = slots.clone().acquire_many_owned(u32::try_from(runs.len())?).await?;
         while let Some(ended) = tasks.try_join_next() {
             ended??;
+        }
+        if bench.calm.load(Ordering::SeqCst) {
+            break; // a disagreement was found
         }
         if shown.elapsed() > Duration::from_secs(10) {
             shown = Instant::now();
@@ -355,66 +336,6 @@ impl Bench {
         }
     }
 
-    fn spawn(&self) -> Result<Child> {
-        let child = Command::new(&self.settings.program)
-            .args(["member", "--lease", "1s", "--grace", "5s", "--queue", "default=32", "--no-system-lane"])
-            .env("LONGSHORE_DATABASE_URL", &self.database.url)
-            .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(if std::env::var_os("LONGSHORE_LOG").is_some() { Stdio::inherit() } else { Stdio::null() })
-            .kill_on_drop(true)
-            .spawn();
-        child.with_context(|| format!("cannot start {}", self.settings.program.display()))
-    }
-
-    async fn stop(&self) {
-        for mut worker in self.fleet.lock().await.drain(..) {
-            if let Some(id) = worker.id().and_then(|id| i32::try_from(id).ok()) {
-                kill(Pid::from_raw(id), Signal::SIGTERM).ok();
-            }
-            tokio::time::timeout(Duration::from_secs(20), worker.wait()).await.ok();
-        }
-    }
-
-    /// Kill a worker that holds something; the runs it held.
-    async fn kill_one(&self, random: &mut StdRng) -> Result<()> {
-        let mut fleet = self.fleet.lock().await;
-        let at = random.random_range(0..fleet.len());
-        let Some(id) = fleet[at].id() else { return Ok(()) };
-        let held = "select distinct l.run_id from longshore.step_leases l where l.worker like '%-' || $1::text";
-        let held: Vec<Uuid> = sqlx::query_scalar(held).bind(id.to_string()).fetch_all(self.pool()).await?;
-        if held.is_empty() {
-            return Ok(());
-        }
-        kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGKILL)?;
-        fleet[at].wait().await?;
-        fleet[at] = self.spawn()?;
-        self.kills.fetch_add(1, Ordering::Relaxed);
-        self.hit.lock().await.extend(held);
-        Ok(())
-    }
-
-    async fn figures(&self, began: Instant) -> Result<Figures> {
-        let sql = "select (select count(*) from longshore.execution_step_attempts where node >= 0),
-            (select count(*) from longshore.execution_step_attempts where outcome = 3), (select count(*) from longshore.frames),
-            (select count(*) from longshore.signals), (select count(*) from longshore.signals where taken_at is not null)";
-        let (attempts, lost, frames, sent, taken): (i64, i64, i64, i64, i64) =
-            sqlx::query_as(sql).fetch_one(self.pool()).await?;
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Ok(Figures {
-            cases: count(&self.done),
-            refused: count(&self.refused),
-            kills: count(&self.kills),
-            hit: self.hit.lock().await.len() as u64,
-            ended: [count(&self.ended[0]), count(&self.ended[1]), count(&self.ended[2])],
-            attempts: [attempts, lost],
-            frames,
-            signals: [sent, taken],
-            took: began.elapsed(),
-        })
-    }
-
     /// What must be true of any database, and the doctor.
     async fn examine(&self) -> Result<()> {
         let broken = checks::broken(self.pool()).await;
@@ -449,21 +370,6 @@ async fn watch(bench: Arc<Bench>) -> Result<()> {
     Ok(())
 }
 
-/// Kill workers until their share of the cases is reached.
-async fn murder(bench: Arc<Bench>) -> Result<()> {
-    let mut random = StdRng::seed_from_u64(bench.settings.seed);
-    while !bench.over.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(random.random_range(50..400))).await;
-        let hit = bench.hit.lock().await.len();
-        let begun = bench.done.load(Ordering::Relaxed) as usize + bench.waiting.lock().await.len();
-        #[allow(clippy::cast_precision_loss)]
-        if (hit as f64) < bench.settings.kill_share * begun as f64 && !bench.calm.load(Ordering::SeqCst) {
-            bench.kill_one(&mut random).await?;
-        }
-    }
-    Ok(())
-}
-
 /// The names of the signals that a program may wait for: with a bound of time, and without.
 fn signals(body: &Body) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut timed, mut untimed) = (BTreeSet::new(), BTreeSet::new());
@@ -476,26 +382,4 @@ fn signals(body: &Body) -> (BTreeSet<String>, BTreeSet<String>) {
         }
     }
     (timed, untimed)
-}
-
-impl std::fmt::Display for Figures {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            cases,
-            refused,
-            kills,
-            hit,
-            ended: [completed, failed, canceled],
-            attempts: [attempts, lost],
-            frames,
-            signals: [sent, taken],
-            took,
-        } = self;
-        write!(
-            f,
-            "{cases} cases agree ({completed} completed, {failed} failed, {canceled} canceled) in {:.0} s: {attempts} attempts, {frames} frames, {taken} of {sent} signals taken; \
-             {kills} kills hit {hit} of them, {lost} attempts lost; {refused} programs refused",
-            took.as_secs_f64()
-        )
-    }
 }

@@ -1,5 +1,5 @@
-//! Random programs: small, nested, with every kind of node, edge, join and policy. What they read is chosen so that it does not depend on time, or the interpreter
-//! could not say what it is: a node that may begin before all its predecessors have ended is given what was there before them.
+//! Random programs: small, nested, with every kind of node, edge, join and policy. What they read is chosen so that it does not depend on time, or the
+//! interpreter could not say what it is: a node that may begin before all its predecessors have ended is given what was there before them.
 
 use std::collections::BTreeSet;
 
