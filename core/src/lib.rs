@@ -46,6 +46,7 @@ pub mod results;
 pub mod run;
 pub mod sample;
 pub mod session;
+pub mod testing;
 pub mod upkeep;
 pub mod workflow;
 

@@ -97,6 +97,20 @@ pub fn successor(
     Ok(next)
 }
 
+/// Which edges of a node an ending takes: each by its place among [`Graph::edges`], with whether it is taken. For whoever looks at what happened; the engine
+/// asks [`successor`]. `Err` as there.
+pub fn taken(
+    graph: &Graph,
+    node: NodeNumber,
+    ending: Ending<'_>,
+    values: &Values,
+) -> Result<Vec<(usize, bool)>, StepError> {
+    let Some(node) = graph.node(node) else { return Ok(Vec::new()) };
+    let tokens = decide(graph, node, ending, values)?;
+    let tokens = tokens.into_iter().chain(std::iter::repeat(Token::NotOn)); // a skipped node takes none
+    Ok(node.outgoing.iter().zip(tokens).map(|(&edge, token)| (edge, token == Token::Taken)).collect())
+}
+
 fn spread(
     graph: &Graph,
     node: &Node,

@@ -70,6 +70,11 @@ impl Handlers {
         self.by_name.insert(Arc::from(name), erase(handler, self.output_limit));
     }
 
+    /// As [`Handlers::add`] for one whose types are behind it.
+    pub(crate) fn add_erased(&mut self, name: &str, handler: ErasedHandler) {
+        self.by_name.insert(Arc::from(name), handler);
+    }
+
     /// Take in all handlers of `others`; a handler that is here already stays.
     pub fn add_missing(&mut self, others: Handlers) {
         for (name, handler) in others.by_name {

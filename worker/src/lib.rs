@@ -20,6 +20,7 @@ mod step;
 mod sweep;
 mod system;
 pub mod telemetry;
+pub mod testing;
 mod transaction;
 mod upkeep;
 mod versions;

@@ -463,6 +463,16 @@ impl Worker {
         self.worker_id
     }
 
+    /// Look for timers that are due before the next tick would.
+    pub(crate) fn look_for_timers(&self) {
+        self.shared.timer_set.notify_one();
+    }
+
+    /// Tell the fleet that this queue has work.
+    pub(crate) fn tell(&self, queue: &str) {
+        self.shared.notifier.notify(queue);
+    }
+
     /// Where `/metrics` and `/health/*` are served, if they are.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {

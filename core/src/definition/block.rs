@@ -174,6 +174,19 @@ impl BlockType {
             }
         }
     }
+
+    /// The same bodies in the same order, to be changed.
+    pub fn bodies_mut(&mut self) -> Vec<&mut BodyDefinition> {
+        match self {
+            Self::Parallel { branches, .. } => branches.iter_mut().map(|(_, body)| body).collect(),
+            Self::Foreach { body, .. } | Self::While { body, .. } => vec![body],
+            Self::If { then, otherwise, .. } => std::iter::once(then).chain(otherwise).collect(),
+            Self::Switch { cases, default } => cases.iter_mut().map(|(_, body)| body).chain(default).collect(),
+            Self::Try { body, catches, finally } => {
+                std::iter::once(body).chain(catches.iter_mut().map(|catch| &mut catch.body)).chain(finally).collect()
+            }
+        }
+    }
 }
 
 impl BlockDefinition {
