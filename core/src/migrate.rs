@@ -74,6 +74,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("signal", "read_waiters"),
     function!("signal", "read_candidates"),
     function!("signal", "read_woken"),
+    function!("inspect", "node_name"),
     function!("context", "merge_patch"),
     function!("context", "change_context"),
     function!("context", "read_contexts"),

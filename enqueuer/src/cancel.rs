@@ -3,15 +3,13 @@
 use std::future::IntoFuture;
 use std::pin::Pin;
 
-use longshore_core::database::{self, ErrorKind};
-use longshore_core::pacing::Pacing;
 use longshore_core::run::{self, Canceled};
 use longshore_core::session::Access;
 use uuid::Uuid;
 
 use crate::Error;
+use crate::again::again;
 
-const ATTEMPTS: u32 = 5;
 const NO_REASON: &str = "canceled by request";
 
 /// A cancel that waits to be written: await it.
@@ -41,21 +39,7 @@ impl<'e> IntoFuture for Cancel<'e> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let reason = self.reason.as_deref().unwrap_or(NO_REASON);
-            let mut pacing = Pacing::reconnect();
-            for _ in 1..ATTEMPTS {
-                match run::cancel(self.access, self.id, reason).await {
-                    Err(Error::Database(error)) if passes(&error) => {
-                        tracing::debug!(%error, run_id = %self.id, "a cancel is sent again");
-                        tokio::time::sleep(pacing.pause()).await;
-                    }
-                    result => return result,
-                }
-            }
-            run::cancel(self.access, self.id, reason).await
+            again(true, || run::cancel(self.access, self.id, reason)).await
         })
     }
-}
-
-fn passes(error: &sqlx::Error) -> bool {
-    matches!(database::kind(error), ErrorKind::Ambiguous | ErrorKind::Retryable)
 }

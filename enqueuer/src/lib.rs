@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod again;
 mod cancel;
 mod pause;
 mod rerun;

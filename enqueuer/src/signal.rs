@@ -4,20 +4,15 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use longshore_core::database::{self, ErrorKind};
-use longshore_core::pacing::Pacing;
 use longshore_core::payload::{self, Payload};
-use longshore_core::run::MAX_KEY;
 use longshore_core::session::Session;
 use longshore_core::signal::{self, MAX_SIGNAL, Sent};
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::again::{again, check_key};
 use crate::{Enqueuer, Error};
-
-/// How often a signal in a transaction of our own is sent, when it is safe to send it again.
-const ATTEMPTS: u32 = 5;
 
 /// A signal that waits to be sent: await it, or call [`in_transaction`](Self::in_transaction). Either gives its number: of two signals the one that was
 /// sent first has the smaller.
@@ -55,46 +50,20 @@ impl<'e> SendSignal<'e> {
         if length == 0 || length > MAX_SIGNAL || self.name.contains('\0') {
             return Err(Error::InvalidSignal { length: length as u64 });
         }
-        if let Some(key) = &self.key {
-            let length = key.chars().count();
-            if length == 0 || length > MAX_KEY || key.contains('\0') {
-                return Err(Error::InvalidKey { length: length as u64 });
-            }
-        }
+        check_key(self.key.as_deref())?;
         let payload = self.payload.as_ref().map_err(|error| Error::PayloadInvalid(Arc::clone(error)))?;
         signal::send(session, self.run, &self.name, payload, self.key.as_deref()).await
     }
 
     /// In a transaction of our own, and again where that cannot send it twice; then the hint to the workers.
     async fn send(self) -> Result<i64, Error> {
-        let mut pacing = Pacing::reconnect();
-        let mut attempt = 1;
-        let sent = loop {
-            let result = match self.enqueuer.access().session().await {
-                Ok(mut session) => self.write(&mut session).await,
-                Err(error) => Err(Error::from(error)),
-            };
-            match result {
-                Err(Error::Database(error)) if attempt < ATTEMPTS && self.may_repeat(&error) => {
-                    tracing::debug!(%error, attempt, run_id = %self.run, "a signal is sent again");
-                    tokio::time::sleep(pacing.pause()).await;
-                    attempt += 1;
-                }
-                result => break result?,
-            }
-        };
+        let this = &self;
+        let send = || async move { this.write(&mut this.enqueuer.access().session().await?).await };
+        let sent = again(self.key.is_some(), send).await?;
         if let Some(queue) = &sent.queue {
             self.enqueuer.notifier().notify(queue);
         }
         Ok(sent.id)
-    }
-
-    fn may_repeat(&self, error: &sqlx::Error) -> bool {
-        match database::kind(error) {
-            ErrorKind::Retryable => true,
-            ErrorKind::Ambiguous => self.key.is_some(),
-            ErrorKind::Data | ErrorKind::Fatal => false,
-        }
     }
 }
 

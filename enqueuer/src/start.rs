@@ -9,20 +9,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use longshore_core::database::{self, ErrorKind};
-use longshore_core::pacing::Pacing;
 use longshore_core::payload::{self, Payload};
-use longshore_core::run::{self, MAX_KEY, PRIORITIES, Start};
+use longshore_core::run::{self, PRIORITIES, Start};
 use longshore_core::session::Session;
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::again::{again, check_key};
 use crate::versions::Version;
 use crate::{Enqueuer, Error};
-
-/// How often a start in a transaction of our own is sent, when it is safe to send it again.
-const ATTEMPTS: u32 = 5;
 
 type Pending<'e, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'e>>;
 
@@ -91,12 +87,7 @@ impl NewRun {
 
     /// What can be checked without the workflow.
     fn check(&self) -> Result<Start, Error> {
-        if let Some(key) = &self.key {
-            let length = key.chars().count();
-            if length == 0 || length > MAX_KEY || key.contains('\0') {
-                return Err(Error::InvalidKey { length: length as u64 });
-            }
-        }
+        check_key(self.key.as_deref())?;
         if let Some(priority) = self.priority
             && !(0..PRIORITIES).contains(&priority)
         {
@@ -204,22 +195,8 @@ impl<'e> IntoFuture for StartMany<'e> {
 /// In a transaction of our own, and again where that cannot start a run twice; then the hint to the workers.
 async fn start(enqueuer: &Enqueuer, runs: &[NewRun]) -> Result<Vec<Started>, Error> {
     let repeatable = runs.iter().all(|run| run.key.is_some());
-    let mut pacing = Pacing::reconnect();
-    let mut attempt = 1;
-    let started = loop {
-        let result = match enqueuer.access().session().await {
-            Ok(mut session) => write(enqueuer, &mut session, runs).await,
-            Err(error) => Err(Error::from(error)),
-        };
-        match result {
-            Err(Error::Database(error)) if attempt < ATTEMPTS && may_repeat(&error, repeatable) => {
-                tracing::debug!(%error, attempt, "a start is sent again");
-                tokio::time::sleep(pacing.pause()).await;
-                attempt += 1;
-            }
-            result => break result?,
-        }
-    };
+    let send = || async move { write(enqueuer, &mut enqueuer.access().session().await?, runs).await };
+    let started = again(repeatable, send).await?;
     let at_once = runs
         .iter()
         .zip(&started)
@@ -231,14 +208,6 @@ async fn start(enqueuer: &Enqueuer, runs: &[NewRun]) -> Result<Vec<Started>, Err
         }
     }
     Ok(started)
-}
-
-fn may_repeat(error: &sqlx::Error, repeatable: bool) -> bool {
-    match database::kind(error) {
-        ErrorKind::Retryable => true,
-        ErrorKind::Ambiguous => repeatable,
-        ErrorKind::Data | ErrorKind::Fatal => false,
-    }
 }
 
 /// Checks everything, then writes everything.
@@ -289,13 +258,5 @@ mod tests {
         }
         let nul = NewRun::new("w", &json!({"text": "\0"}));
         assert!(matches!(nul.check(), Err(Error::PayloadInvalid(_))));
-    }
-
-    #[test]
-    fn only_starts_with_a_key_are_sent_again_when_the_answer_is_lost() {
-        let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
-        assert!(may_repeat(&lost, true) && !may_repeat(&lost, false));
-        assert!(may_repeat(&sqlx::Error::PoolTimedOut, false));
-        assert!(!may_repeat(&sqlx::Error::RowNotFound, true));
     }
 }

@@ -41,7 +41,8 @@ async fn start_run_takes_named_arguments_and_defaults() {
     assert_eq!(
         plain_row,
         json!({"run_at": null, "finished_at": null, "version_id": 2, "shard": 0, "state": 1, "priority": 1, "key": null, "input": {},
-            "output": null, "error": null})
+            "output": null, "error": null, "parent_run_id": null, "parent_frame": null, "parent_node": null, "parent_attempt": null, "depth": null,
+            "close_policy": null, "awaited": null, "rerun_of": null, "retries": 0})
     );
     let full = start(
         &fleet,

@@ -12,7 +12,7 @@ with mine as materialized (
 )
 select (select count(*) from mine) as total,
     m.frame, m.kind, m.attempt, m.due_at, m.parked,
-    coalesce(n.id, (array['(child run)', '(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)', '(failed iterations)', '(end)', '(start)'])[m.node + 11], '(node ' || m.node || ')') as node,
+    longshore.node_name(n.id, m.node) as node,
     case when m.kind = 0 then n.handler end as handler,
     coalesce(q.name, '(queue ' || m.queue_id || ')') as queue,
     e.attempt as last_attempt, e.outcome as last_outcome, e.finished_at as last_finished_at, e.error as last_error

@@ -2,7 +2,7 @@
 --   $1 shard   $2 run id   $3 how many to show   $4 seconds without a heartbeat after which a worker counts as gone
 select count(*) over () as total,
     h.frame, h.kind, h.attempt, h.claimed_at, l.lane_id, l.expires_at,
-    coalesce(n.id, (array['(child run)', '(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)', '(failed iterations)', '(end)', '(start)'])[h.node + 11], '(node ' || h.node || ')') as node,
+    longshore.node_name(n.id, h.node) as node,
     w.name as worker, w.host, w.pid, w.heartbeat_at,
     coalesce(w.heartbeat_at > now() - $4 * interval '1 s', false) as worker_live
 from longshore.lanes l

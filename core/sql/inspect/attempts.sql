@@ -2,7 +2,7 @@
 --   $1 shard   $2 run id
 -- Nodes such as (start) and (end) are the engine's own; no id of a definition can hold parentheses.
 select a.frame, a.node as number,
-    coalesce(n.id, (array['(child run)', '(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)', '(failed iterations)', '(end)', '(start)'])[a.node + 11], '(node ' || a.node || ')') as node,
+    longshore.node_name(n.id, a.node) as node,
     a.attempt, a.outcome, a.enqueued_at, a.claimed_at, a.finished_at,
     a.duration_ms, a.lane_id, w.name as worker, a.output, a.error
 from longshore.workflow_runs r
