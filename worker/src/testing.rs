@@ -71,13 +71,17 @@ pub enum Error {
     #[error(transparent)]
     Schema(#[from] migrate::Error),
     /// A worker is registered there, whose handlers would run for real: name another database, or wait 30 s if it was killed.
-    #[error("worker {name} is alive on this database, its handlers would run for real: tests need a database of their own")]
+    #[error(
+        "worker {name} is alive on this database, its handlers would run for real: tests need a database of their own"
+    )]
     LiveWorker {
         /// Its name.
         name: String,
     },
     /// Runs go on there, which mocks would answer: name another database, or cancel them.
-    #[error("{count} runs on this database have not ended, mocks would answer them: tests need a database of their own")]
+    #[error(
+        "{count} runs on this database have not ended, mocks would answer them: tests need a database of their own"
+    )]
     LiveRuns {
         /// How many.
         count: usize,

@@ -63,9 +63,7 @@ impl Answer {
     fn give(&self) -> Result<Payload, Failure> {
         match &self.result {
             Ok(output) => Payload::of(output).map_err(Failure::permanent),
-            Err(MockError { name, message, retryable: true }) => {
-                Err(Failure::retryable(message.as_str()).named(name))
-            }
+            Err(MockError { name, message, retryable: true }) => Err(Failure::retryable(message.as_str()).named(name)),
             Err(MockError { name, message, .. }) => Err(Failure::permanent(message.as_str()).named(name)),
         }
     }

@@ -186,12 +186,7 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    async fn read(
-        pool: &PgPool,
-        graph: &Graph,
-        run: &Run,
-        attempts: &'a [AttemptView],
-    ) -> Result<Self, sqlx::Error> {
+    async fn read(pool: &PgPool, graph: &Graph, run: &Run, attempts: &'a [AttemptView]) -> Result<Self, sqlx::Error> {
         let mut last: BTreeMap<(i32, NodeNumber), &AttemptView> = BTreeMap::new();
         for attempt in attempts.iter().filter(|attempt| attempt.number >= 0) {
             let known = last.entry((attempt.frame, attempt.number)).or_insert(attempt);
