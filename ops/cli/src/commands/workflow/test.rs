@@ -259,7 +259,7 @@ impl FileOutcome {
         let row = |what: &str, covered: usize, all: usize, other: String| {
             [what.to_owned(), covered.to_string(), all.to_string(), other]
         };
-        let went = |went: Went| nodes.iter().filter(|node| node.went == went).map(|node| node.node.clone());
+        let went = |went: Went| nodes.iter().filter(move |node| node.went == went).map(|node| node.node.clone());
         let untaken = edges.iter().filter(|edge| !edge.taken).map(edge_text);
         let unrun = bodies.iter().filter(|body| !body.run).map(|body| body.body.clone());
         let missing = went(Went::Skipped).map(|node| format!("{node} (skipped)")).chain(went(Went::Never));
