@@ -270,7 +270,7 @@ fn cases_are_tested_on_a_postgres_of_their_own(shell: &Shell) {
         "state: expected completed, came failed (mock_missing: ",
         "output: expected {\"sent\":true}, came null",
         "path: expected [\"ship\"], came []",
-        "nodes run     1   6  charge, ship, refund, release, notify",
+        "nodes run    1   6  charge, ship, refund, release, notify",
     ] {
         assert!(said.stdout.contains(part), "{part}\n{}", said.stdout);
     }
