@@ -23,6 +23,7 @@ use crate::transaction::Moved;
 pub(crate) type Token = u64;
 
 /// What a handler tells the lane that holds its step.
+#[expect(clippy::large_enum_variant, reason = "nearly every report is of that variant")]
 pub(crate) enum Report {
     /// It is over.
     Ended { token: Token, ending: Ending, duration: Duration, changes: Vec<Change> },
