@@ -259,7 +259,7 @@ impl TestBench {
         self.handlers.add(name, handler);
     }
 
-    /// Runs a case to its end. Steps of one queue run one after the other, in the order they became ready.
+    /// Runs a case to its end. Steps of one queue run one after the other.
     pub async fn run(&mut self, case: &Case) -> Result<Tested, Error> {
         self.refuse_company().await?;
         let (definition, version) = self.publish(case).await?;

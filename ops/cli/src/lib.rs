@@ -4,6 +4,7 @@
 
 pub mod asl;
 pub mod bench;
+pub mod cases;
 pub mod exit;
 pub mod postgres;
 pub mod process;

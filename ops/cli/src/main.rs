@@ -9,7 +9,7 @@ mod output;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser, parser::ValueSource};
 use longshore::exit::Exit;
 use longshore_core::database;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -37,6 +37,9 @@ struct Global {
     /// Postgres, as postgres://user@host/database; DATABASE_URL serves too
     #[arg(long, global = true, value_name = "URL", env = "LONGSHORE_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// It stands on the command line, and not only in the environment
+    #[arg(skip)]
+    named: bool,
     /// How results are printed
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     output: Format,
@@ -50,6 +53,11 @@ impl Global {
                 "no database is named: give --database-url, set LONGSHORE_DATABASE_URL or DATABASE_URL, or start a private one with `longshore dev`",
             )),
         }
+    }
+
+    /// The database, if the command line names it: for what must not happen on the one that happens to be in the environment.
+    fn named_database_url(&self) -> Option<&str> {
+        self.database_url.as_deref().filter(|url| self.named && !url.is_empty())
     }
 
     /// A connection of its own to the database.
@@ -88,7 +96,8 @@ fn command() -> clap::Command {
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
-    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    arguments.global.named = matches.value_source("database_url") == Some(ValueSource::CommandLine);
     match arguments.command.run(&arguments.global) {
         Ok(code) => code,
         Err(error) => {

@@ -131,6 +131,7 @@ async fn every_command_does_what_it_says_and_its_json_has_the_documented_keys() 
     a_run_that_is_not_finished_is_explained_and_canceled(&shell);
     a_run_is_paused_asked_and_run_anew(&shell);
     a_child_is_published_before_its_parent_and_shown_with_it(&shell);
+    cases_are_tested_on_a_postgres_of_their_own(&shell);
 
     assert_eq!(shell.code(&["doctor", "--strict"]).0, Some(0));
     shell.documented("doctor", &[]);
@@ -278,6 +279,81 @@ fn a_child_is_published_before_its_parent_and_shown_with_it(shell: &Shell) {
     assert_eq!(shell.json(&["run", "show", child["run_id"].as_str().unwrap()])["run"]["parent_run_id"], run_id);
     let text = shell.run_with(&["run", "show", run_id], "");
     assert!(text.stdout.contains("the-child v1"), "{}", text.stdout);
+}
+
+/// The shell's environment names a database with live workers, which is not used.
+fn cases_are_tested_on_a_postgres_of_their_own(shell: &Shell) {
+    const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../samples");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let reference = include_str!("../../REFERENCE.md");
+    let example = reference.split("```js\n").nth(1).unwrap().split("```").next().unwrap();
+    std::fs::write(path("order.test.json"), example).unwrap();
+    std::fs::copy(format!("{SAMPLES}/order.json"), path("order.json")).unwrap();
+    // applied and tested are other files of a folder
+    assert_eq!(shell.code(&["workflow", "validate", folder.path().to_str().unwrap()]).0, Some(0));
+    assert_eq!(shell.code(&["workflow", "validate", SAMPLES]).0, Some(0));
+
+    let arguments = [SAMPLES, &path("order.json"), "--require-coverage", "60"];
+    let tested = shell.documented("workflow test", &arguments);
+    assert_eq!((&tested["passed"], &tested["failed"]), (&json!(7), &json!(0)), "{tested:#}");
+    let sample = &tested["files"][0]["coverage"];
+    assert_eq!((&sample["covered"], &sample["total"], &sample["percent"]), (&json!(13), &json!(13), &json!(100.0)));
+    let open = |place: usize, list: &str, key: &str, open: Value| {
+        let coverage = &tested["files"][place]["coverage"];
+        coverage[list].as_array().unwrap().iter().filter(|it| it[key] == open).count()
+    };
+    assert_eq!((open(0, "nodes", "went", json!("run")), open(1, "nodes", "went", json!("skipped"))), (6, 1));
+    assert_eq!((open(0, "edges", "taken", json!(false)), open(1, "edges", "taken", json!(false))), (0, 2));
+
+    let wrong = json!({"definition": "order.json", "cases": [
+        {"name": "no mock", "input": {"order": 1, "amount": 2}, "expect": {"output": {"sent": true}, "path": ["ship"]}}]});
+    std::fs::write(path("order.test.json"), wrong.to_string()).unwrap();
+    let said = shell.run(&["workflow", "test", &path("order.json"), "--require-coverage", "50"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    for part in [
+        "FAILED  no mock",
+        "node `reserve` has no mock, and handler `sleep` is not registered",
+        "state: expected completed, came failed (mock_missing: ",
+        "output: expected {\"sent\":true}, came null",
+        "path: expected [\"ship\"], came []",
+        "nodes run    1   6  charge, ship, refund, release, notify",
+    ] {
+        assert!(said.stdout.contains(part), "{part}\n{}", said.stdout);
+    }
+    assert!(said.stderr.contains("1 of 1 cases failed; "), "{}", said.stderr);
+    assert!(said.stderr.contains("covers 7.7 % of order, 50 % are required"), "{}", said.stderr);
+
+    // where workers are alive nothing is tested
+    let there = shell.run(&["workflow", "test", SAMPLES, "--database-url", &shell.url]);
+    assert_eq!(there.code, Some(1));
+    assert!(there.stderr.contains("is alive on this database"), "{}", there.stderr);
+}
+
+#[test]
+fn test_files_that_are_wrong_are_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("w.json"), definition("w", 1.0).to_string()).unwrap();
+    std::fs::write(path("w.test.json"), json!({"cases": [{"name": "n", "mocks": {"x": 1}, "expct": {}}]}).to_string())
+        .unwrap();
+    let test = |file: &str| longshore_without_database(&["workflow", "test", file, "-o", "json"], "");
+    let said = test(&path("w.json"));
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+    let problems: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(problems["problems"][0]["path"], "cases[0].expct");
+    std::fs::write(path("w.test.json"), json!({"cases": [{"name": "n", "mocks": {"x": 1}}]}).to_string()).unwrap();
+    let problems: Value = serde_json::from_str(&test(&path("w.test.json")).stdout).unwrap();
+    assert_eq!(problems["problems"][0]["path"], "cases[0].mocks.x");
+    std::fs::write(path("w.json"), "{}").unwrap();
+    assert_eq!(test(&path("w.json")).code, Some(2));
+    for missing in ["other.json", "other.test.json"] {
+        let said = test(&path(missing));
+        assert_eq!(said.code, Some(2));
+        assert!(said.stderr.contains("other.test.json"), "{}", said.stderr);
+    }
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(test(empty.path().to_str().unwrap()).code, Some(2));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `longshore workflow`: definitions in files checked and published, and what is published.
 
 mod order;
+mod test;
 
 use std::{
     collections::HashMap,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use longshore::exit::Exit;
+use longshore::{cases, exit::Exit};
 use longshore_core::{
     definition::{Definition, Problem},
     graph::Graph,
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Apply(Files),
     /// Check definitions without publishing them
     Validate(Files),
+    /// Run the cases of test files, with mocks and without waiting for time to pass
+    Test(test::Arguments),
     /// Every workflow with its latest version
     List,
     /// A version as it was published
@@ -120,6 +123,7 @@ impl Command {
         match self {
             Self::Apply(files) => apply(global, files.read()?).await,
             Self::Validate(files) => validate(global, files.read()?),
+            Self::Test(arguments) => arguments.run(global).await,
             Self::List => list(global).await,
             Self::Show { workflow, version } => show(global, &workflow, version).await,
         }
@@ -135,24 +139,27 @@ impl Source {
         Self { file, definition: serde_json::from_str(text).map_err(|error| error.to_string()) }
     }
 
+    /// What the file holds.
+    fn json(self) -> Result<Value, FileProblem> {
+        self.definition.map_err(|message| {
+            let problem = Problem {
+                path: String::new(),
+                message: format!("not JSON: {message}"),
+                fix: "write one JSON object".to_owned(),
+            };
+            FileProblem { file: self.file, problem }
+        })
+    }
+
     fn check(self) -> Result<(String, Definition), Vec<FileProblem>> {
-        let checked = match self.definition {
-            Ok(value) => {
-                Definition::from_json(&value).and_then(|definition| Graph::compile(&definition).map(|_| definition))
-            }
-            Err(message) => {
-                let problem = Problem {
-                    path: String::new(),
-                    message: format!("not JSON: {message}"),
-                    fix: "write one JSON object".to_owned(),
-                };
-                return Err(vec![FileProblem { file: self.file, problem }]);
-            }
-        };
+        let file = self.file.clone();
+        let value = self.json().map_err(|problem| vec![problem])?;
+        let checked =
+            Definition::from_json(&value).and_then(|definition| Graph::compile(&definition).map(|_| definition));
         match checked {
-            Ok(definition) => Ok((self.file, definition)),
+            Ok(definition) => Ok((file, definition)),
             Err(problems) => {
-                Err(problems.0.into_iter().map(|problem| FileProblem { file: self.file.clone(), problem }).collect())
+                Err(problems.0.into_iter().map(|problem| FileProblem { file: file.clone(), problem }).collect())
             }
         }
     }
@@ -194,10 +201,24 @@ fn read(path: &Path) -> Result<Source> {
     }
 }
 
+/// The definitions of a folder: its `.json` files, but for tests and state machines.
 fn json_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let others = [cases::SUFFIX, ".asl.json"];
+    files_of(folder, |name| name.ends_with(".json") && !others.iter().any(|other| name.ends_with(other)))
+}
+
+/// The test files of a folder, by name.
+fn test_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = files_of(folder, |name| name.ends_with(cases::SUFFIX))?;
+    files.sort();
+    Ok(files)
+}
+
+fn files_of(folder: &Path, is_one: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read the folder {}", folder.display()))?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|path| path.is_file() && path.extension().is_some_and(|it| it == "json")).collect())
+    let named = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(&is_one);
+    Ok(paths.into_iter().filter(|path| path.is_file() && named(path)).collect())
 }
 
 /// The definitions, or every problem of all of them.
