@@ -255,7 +255,12 @@ impl Interpreter<'_> {
         let mut failed = 0;
         for (at, attempt) in tries.iter().enumerate() {
             let last = at + 1 == tries.len();
-            let result = if node.kind.is_block() {
+            // a step whose worker dies five times while it runs nothing else is given up
+            let poison = error("lost", "permanent");
+            let lost = attempts.iter().filter(|attempt| attempt.outcome == 3).count();
+            let result = if lost >= 5 && attempt.error.as_ref() == Some(&poison) {
+                Ended::Failed(poison)
+            } else if node.kind.is_block() {
                 self.block(node, frame, attempt.number, failed, scope)?
             } else {
                 self.attempt(node, frame, attempt, failed, scope)?
