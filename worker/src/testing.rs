@@ -124,6 +124,8 @@ pub struct TestBench {
     access: Access,
     definitions: Vec<Definition>,
     handlers: Handlers,
+    /// The workers of its cases.
+    workers: Vec<Uuid>,
 }
 
 /// One run to be tested.
@@ -236,7 +238,13 @@ impl TestBench {
         migrate::up(&mut connection).await?;
         connection.close().await?;
         let access = Access::connect(url, CONNECTIONS, Route::Direct).await?;
-        let bench = Self { url: url.to_owned(), access, definitions: Vec::new(), handlers: Handlers::new() };
+        let bench = Self {
+            url: url.to_owned(),
+            access,
+            definitions: Vec::new(),
+            handlers: Handlers::new(),
+            workers: Vec::new(),
+        };
         bench.refuse_company().await?;
         Ok(bench)
     }
@@ -279,7 +287,12 @@ impl TestBench {
     }
 
     /// A worker answers until the run has ended; what is to complain of.
-    async fn drive(&self, run_id: Uuid, case: &Case, answers: &std::sync::Arc<Answers>) -> Result<Vec<String>, Error> {
+    async fn drive(
+        &mut self,
+        run_id: Uuid,
+        case: &Case,
+        answers: &std::sync::Arc<Answers>,
+    ) -> Result<Vec<String>, Error> {
         let mut to_send = case.signals.as_slice();
         while let [first, rest @ ..] = to_send
             && first.after.is_none()
@@ -296,6 +309,7 @@ impl TestBench {
             .name("test")
             .start()
             .await?;
+        self.workers.push(worker.id());
         let driven = self.move_on(run_id, case, to_send, &worker).await;
         if !matches!(driven, Ok(None)) {
             // so that it leaves no step behind that waits for the end of the grace
@@ -388,7 +402,9 @@ impl TestBench {
     /// Fails where others work, or would be worked on.
     async fn refuse_company(&self) -> Result<(), Error> {
         let fleet = inspect::fleet(&mut *self.access.pool().acquire().await?).await?;
-        if let Some(worker) = fleet.into_iter().find(|worker| worker.live) {
+        // one of its own has left, even if it could not say so
+        let is_other = |worker: &inspect::WorkerView| worker.live && !self.workers.contains(&worker.worker_id);
+        if let Some(worker) = fleet.into_iter().find(is_other) {
             return Err(Error::LiveWorker { name: worker.name });
         }
         match testing::live_runs(&self.access).await?.len() {
