@@ -164,6 +164,13 @@ async fn a_run_that_waits_for_what_never_comes_is_stuck_at_once() {
     let eve = json!({"answer": true, "by": "eve"});
     let tested = bench.run(&Case::new("waits", &json!({})).signal("approval:boss", &eve)).await.unwrap();
     assert_eq!(tested.complaints, ["stuck: boss waits for the signal approval:boss"], "a refused answer is taken");
+
+    let parks = json!({"name": "parks", "nodes": [{"id": "t", "type": "task", "handler": "t", "retry": {"max_attempts": 2, "give_up": "pause"}}]});
+    bench.apply(&Definition::from_json(&parks).unwrap()).unwrap();
+    let case = Case::new("parks", &json!({})).mock("t", [Answer::retryable("busy", "later")]);
+    let tested = bench.run(&case).await.unwrap();
+    assert_eq!(tested.complaints, ["stuck: parks is paused and waits to be resumed"]);
+    assert_eq!(tested.attempts("t"), 2);
     database.drop().await;
 }
 
