@@ -22,6 +22,7 @@
 //! A bench belongs on a database of its own: every run there is taken for one of the test's, and its worker answers with mocks.
 
 mod answers;
+mod case;
 mod coverage;
 mod difference;
 mod mocked;
@@ -47,15 +48,14 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use answers::{Answer, HANDLER, MOCK_INPUT, MOCK_MISSING};
+pub use case::{Case, DEFAULT_BOUND};
 pub use coverage::{BodyCoverage, Coverage, EdgeCoverage, NodeCoverage, Went};
 pub use difference::{Compare, Difference, difference};
 
 use crate::handler::{Handler, Handlers};
 use crate::worker::{Slots, StartError, Worker};
-use answers::{Answers, Mocks, keys};
-
-/// How long a case may take, unless it says otherwise. Time that is skipped does not count.
-pub const DEFAULT_BOUND: Duration = Duration::from_secs(30);
+use answers::{Answers, keys};
+use case::{ToSend, storable};
 
 const CONNECTIONS: u32 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -128,23 +128,6 @@ pub struct TestBench {
     workers: Vec<Uuid>,
 }
 
-/// One run to be tested.
-#[derive(Clone, Debug)]
-pub struct Case {
-    workflow: String,
-    input: Result<Payload, String>,
-    mocks: Mocks,
-    signals: Vec<ToSend>,
-    bound: Duration,
-}
-
-#[derive(Clone, Debug)]
-struct ToSend {
-    name: String,
-    payload: Result<Payload, String>,
-    after: Option<String>,
-}
-
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Tested {
@@ -181,51 +164,6 @@ impl Tested {
     pub fn skipped(&self) -> Vec<&str> {
         let skipped = self.outcomes.iter().filter(|(_, outcomes)| outcomes.iter().all(|one| *one == Outcome::Skipped));
         skipped.map(|(node, _)| node.as_str()).collect()
-    }
-}
-
-impl Case {
-    /// A run of this workflow with this input.
-    pub fn new<T: Serialize + ?Sized>(workflow: &str, input: &T) -> Self {
-        Self {
-            workflow: workflow.to_owned(),
-            input: Payload::of(input).map_err(|error| error.to_string()),
-            mocks: Mocks::new(),
-            signals: Vec::new(),
-            bound: DEFAULT_BOUND,
-        }
-    }
-
-    /// Answers for a task or a `subflow` instead of its handler or child run, call by call; the last one repeats. `what` is the id of a node; with
-    /// `<workflow>/` before it, one of a child run's; with `handler:` before it, the name of a handler. The closest counts, in this order.
-    #[must_use]
-    pub fn mock(mut self, what: &str, answers: impl IntoIterator<Item = Answer>) -> Self {
-        self.mocks.insert(what.to_owned(), answers.into_iter().collect());
-        self
-    }
-
-    /// A signal to the run, sent when it has begun.
-    #[must_use]
-    pub fn signal<T: Serialize + ?Sized>(self, name: &str, payload: &T) -> Self {
-        self.send(name, payload, None)
-    }
-
-    /// A signal to the run, sent when this node has ended and nothing is left to do but to wait; before any time passes, and after the signals given before.
-    #[must_use]
-    pub fn signal_after<T: Serialize + ?Sized>(self, node: &str, name: &str, payload: &T) -> Self {
-        self.send(name, payload, Some(node.to_owned()))
-    }
-
-    /// How long the case may really take, [`DEFAULT_BOUND`] unless this is called.
-    #[must_use]
-    pub fn bound(self, bound: Duration) -> Self {
-        Self { bound, ..self }
-    }
-
-    fn send<T: Serialize + ?Sized>(mut self, name: &str, payload: &T, after: Option<String>) -> Self {
-        let payload = Payload::of(payload).map_err(|error| error.to_string());
-        self.signals.push(ToSend { name: name.to_owned(), payload, after });
-        self
     }
 }
 
@@ -449,8 +387,4 @@ impl TestBench {
             complaints,
         })
     }
-}
-
-fn storable(what: &str, payload: &Result<Payload, String>) -> Result<Payload, Error> {
-    payload.clone().map_err(|error| Error::NotStorable { what: what.to_owned(), error })
 }
