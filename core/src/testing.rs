@@ -12,11 +12,11 @@ use crate::state::RunState;
 pub struct Look {
     /// The run's state.
     pub state: RunState,
-    /// Nothing is ready or held: without a signal, and before the next timer, nothing happens.
+    /// Nothing is ready, held or due: without a signal, and before the next timer, nothing happens.
     pub quiet: bool,
     /// Something is due later.
     pub timers: bool,
-    /// The nodes of the run that have completed or failed, in any frame.
+    /// Where it is quiet, the nodes of the run that have completed or failed, in any frame.
     pub ended: Vec<String>,
 }
 
@@ -37,7 +37,8 @@ pub async fn look(db: impl PgExecutor<'_>, run_id: Uuid) -> Result<Option<Look>,
     Ok(Some(Look { state, quiet: row.quiet, timers: row.timers, ended: row.ended }))
 }
 
-/// Moves the clock on to the next timer: that is due now, and all others so much sooner. Nothing happens where there is none.
+/// Moves the clock on to the next timer: that is due now, and all others so much sooner. Nothing happens where there is none, or the runs are not
+/// quiet.
 pub async fn advance(db: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(include_str!("../sql/testing/advance.sql")).bind(SHARD).execute(db).await.map(drop)
 }

@@ -164,6 +164,13 @@ async fn a_run_that_waits_for_what_never_comes_is_stuck_at_once() {
     let eve = json!({"answer": true, "by": "eve"});
     let tested = bench.run(&Case::new("waits", &json!({})).signal("approval:boss", &eve)).await.unwrap();
     assert_eq!(tested.complaints, ["stuck: boss waits for the signal approval:boss"], "a refused answer is taken");
+
+    let parks = json!({"name": "parks", "nodes": [{"id": "t", "type": "task", "handler": "t", "retry": {"max_attempts": 2, "give_up": "pause"}}]});
+    bench.apply(&Definition::from_json(&parks).unwrap()).unwrap();
+    let case = Case::new("parks", &json!({})).mock("t", [Answer::retryable("busy", "later")]);
+    let tested = bench.run(&case).await.unwrap();
+    assert_eq!(tested.complaints, ["stuck: parks is paused and waits to be resumed"]);
+    assert_eq!(tested.attempts("t"), 2);
     database.drop().await;
 }
 
@@ -203,6 +210,48 @@ async fn a_child_run_is_real_or_a_mock_and_blocks_are_covered_by_what_ran_in_the
     let never: Vec<_> =
         real.coverage.nodes.iter().filter(|node| node.went == Went::Never).map(|node| node.node.as_str()).collect();
     assert_eq!(never, ["odd"]);
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_block_is_skipped_in_each_of_its_attempts() {
+    let slow = json!({"name": "slow", "nodes": [
+        {"id": "try", "type": "try", "timeout": "12h", "retry": {"max_attempts": 3, "initial": "1d"},
+         "body": {"nodes": [{"id": "ask", "type": "task", "handler": "ask"}, {"id": "sleep", "type": "delay", "duration": "{{ input.hours }}h"}],
+                  "edges": [["ask", "sleep"]]},
+         "finally": {"nodes": [{"id": "log", "type": "set", "output": 1}]}}]});
+    let (database, mut bench) = bench([slow]).await;
+    let hours = |hours: &[u32]| hours.iter().map(|hours| Answer::output(json!({"hours": hours}))).collect::<Vec<_>>();
+    let tested = bench.run(&Case::new("slow", &json!({})).mock("ask", hours(&[13, 14, 11]))).await.unwrap();
+    no_complaints(&tested);
+    assert_eq!((tested.state, tested.output.clone()), (RunState::Completed, Some(json!({"hours": 11}))));
+    assert_eq!(words(tested.outcomes.get("try")), ["failed", "failed", "completed"]);
+    let tested = bench.run(&Case::new("slow", &json!({})).mock("ask", hours(&[13]))).await.unwrap();
+    assert_eq!((tested.state, tested.error.unwrap().name), (RunState::Failed, "timeout".to_owned()));
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_case_has_a_bound_and_leaves_nothing_that_goes_on() {
+    let child = json!({"name": "child", "nodes": [{"id": "month", "type": "delay", "duration": "30d"}, {"id": "go", "type": "wait", "signal": "go"}],
+        "edges": [["month", "go"]]});
+    let parent = json!({"name": "parent", "nodes": [
+        {"id": "start", "type": "subflow", "workflow": "child", "mode": "detached"}, {"id": "hang", "type": "task", "handler": "hang"}],
+      "edges": [["start", "hang"]]});
+    let (database, mut bench) = bench([child, parent]).await;
+    bench.handler("hang", async |step: Step, _: Value| {
+        step.cancellation().cancelled().await;
+        Err::<Value, _>(Failure::canceled("told to stop"))
+    });
+    let case = Case::new("parent", &json!({})).bound(Duration::from_millis(300));
+    let tested = bench.run(&case).await.unwrap();
+    assert_eq!(tested.complaints, ["it has not ended within 300ms of real time"]);
+    assert_eq!(tested.state, RunState::Canceled);
+    let tested =
+        bench.run(&case.mock("hang", [Answer::output(json!(1))]).bound(Duration::from_secs(30))).await.unwrap();
+    no_complaints(&tested);
+    let left = "select (select count(*) from longshore.workflow_runs where state < 3) + (select count(*) from longshore.lanes)";
+    assert_eq!(database.number(left).await, 0, "the child runs are canceled");
     database.drop().await;
 }
 

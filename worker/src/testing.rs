@@ -22,6 +22,7 @@
 //! A bench belongs on a database of its own: every run there is taken for one of the test's, and its worker answers with mocks.
 
 mod answers;
+mod case;
 mod coverage;
 mod difference;
 mod mocked;
@@ -47,15 +48,14 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use answers::{Answer, HANDLER, MOCK_INPUT, MOCK_MISSING};
+pub use case::{Case, DEFAULT_BOUND};
 pub use coverage::{BodyCoverage, Coverage, EdgeCoverage, NodeCoverage, Went};
 pub use difference::{Compare, Difference, difference};
 
 use crate::handler::{Handler, Handlers};
 use crate::worker::{Slots, StartError, Worker};
-use answers::{Answers, Mocks, keys};
-
-/// How long a case may take, unless it says otherwise. Time that is skipped does not count.
-pub const DEFAULT_BOUND: Duration = Duration::from_secs(30);
+use answers::{Answers, keys};
+use case::{ToSend, storable};
 
 const CONNECTIONS: u32 = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -124,23 +124,8 @@ pub struct TestBench {
     access: Access,
     definitions: Vec<Definition>,
     handlers: Handlers,
-}
-
-/// One run to be tested.
-#[derive(Clone, Debug)]
-pub struct Case {
-    workflow: String,
-    input: Result<Payload, String>,
-    mocks: Mocks,
-    signals: Vec<ToSend>,
-    bound: Duration,
-}
-
-#[derive(Clone, Debug)]
-struct ToSend {
-    name: String,
-    payload: Result<Payload, String>,
-    after: Option<String>,
+    /// The workers of its cases.
+    workers: Vec<Uuid>,
 }
 
 /// What a run came to.
@@ -182,51 +167,6 @@ impl Tested {
     }
 }
 
-impl Case {
-    /// A run of this workflow with this input.
-    pub fn new<T: Serialize + ?Sized>(workflow: &str, input: &T) -> Self {
-        Self {
-            workflow: workflow.to_owned(),
-            input: Payload::of(input).map_err(|error| error.to_string()),
-            mocks: Mocks::new(),
-            signals: Vec::new(),
-            bound: DEFAULT_BOUND,
-        }
-    }
-
-    /// Answers for a task or a `subflow` instead of its handler or child run, call by call; the last one repeats. `what` is the id of a node; with
-    /// `<workflow>/` before it, one of a child run's; with `handler:` before it, the name of a handler. The closest counts, in this order.
-    #[must_use]
-    pub fn mock(mut self, what: &str, answers: impl IntoIterator<Item = Answer>) -> Self {
-        self.mocks.insert(what.to_owned(), answers.into_iter().collect());
-        self
-    }
-
-    /// A signal to the run, sent when it has begun.
-    #[must_use]
-    pub fn signal<T: Serialize + ?Sized>(self, name: &str, payload: &T) -> Self {
-        self.send(name, payload, None)
-    }
-
-    /// A signal to the run, sent when this node has ended and nothing is left to do but to wait; before any time passes, and after the signals given before.
-    #[must_use]
-    pub fn signal_after<T: Serialize + ?Sized>(self, node: &str, name: &str, payload: &T) -> Self {
-        self.send(name, payload, Some(node.to_owned()))
-    }
-
-    /// How long the case may really take, [`DEFAULT_BOUND`] unless this is called.
-    #[must_use]
-    pub fn bound(self, bound: Duration) -> Self {
-        Self { bound, ..self }
-    }
-
-    fn send<T: Serialize + ?Sized>(mut self, name: &str, payload: &T, after: Option<String>) -> Self {
-        let payload = Payload::of(payload).map_err(|error| error.to_string());
-        self.signals.push(ToSend { name: name.to_owned(), payload, after });
-        self
-    }
-}
-
 impl TestBench {
     /// A bench on this database, whose schema it brings up to date. It must be the test's own: one where a worker is alive, or runs have not ended, is
     /// refused.
@@ -236,7 +176,13 @@ impl TestBench {
         migrate::up(&mut connection).await?;
         connection.close().await?;
         let access = Access::connect(url, CONNECTIONS, Route::Direct).await?;
-        let bench = Self { url: url.to_owned(), access, definitions: Vec::new(), handlers: Handlers::new() };
+        let bench = Self {
+            url: url.to_owned(),
+            access,
+            definitions: Vec::new(),
+            handlers: Handlers::new(),
+            workers: Vec::new(),
+        };
         bench.refuse_company().await?;
         Ok(bench)
     }
@@ -279,7 +225,12 @@ impl TestBench {
     }
 
     /// A worker answers until the run has ended; what is to complain of.
-    async fn drive(&self, run_id: Uuid, case: &Case, answers: &std::sync::Arc<Answers>) -> Result<Vec<String>, Error> {
+    async fn drive(
+        &mut self,
+        run_id: Uuid,
+        case: &Case,
+        answers: &std::sync::Arc<Answers>,
+    ) -> Result<Vec<String>, Error> {
         let mut to_send = case.signals.as_slice();
         while let [first, rest @ ..] = to_send
             && first.after.is_none()
@@ -296,6 +247,7 @@ impl TestBench {
             .name("test")
             .start()
             .await?;
+        self.workers.push(worker.id());
         let driven = self.move_on(run_id, case, to_send, &worker).await;
         if !matches!(driven, Ok(None)) {
             // so that it leaves no step behind that waits for the end of the grace
@@ -388,7 +340,9 @@ impl TestBench {
     /// Fails where others work, or would be worked on.
     async fn refuse_company(&self) -> Result<(), Error> {
         let fleet = inspect::fleet(&mut *self.access.pool().acquire().await?).await?;
-        if let Some(worker) = fleet.into_iter().find(|worker| worker.live) {
+        // one of its own has left, even if it could not say so
+        let is_other = |worker: &inspect::WorkerView| worker.live && !self.workers.contains(&worker.worker_id);
+        if let Some(worker) = fleet.into_iter().find(is_other) {
             return Err(Error::LiveWorker { name: worker.name });
         }
         match testing::live_runs(&self.access).await?.len() {
@@ -433,8 +387,4 @@ impl TestBench {
             complaints,
         })
     }
-}
-
-fn storable(what: &str, payload: &Result<Payload, String>) -> Result<Payload, Error> {
-    payload.clone().map_err(|error| Error::NotStorable { what: what.to_owned(), error })
 }

@@ -3,7 +3,7 @@
 mod parse;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,6 +26,8 @@ pub struct TestFile {
     pub definition: Option<PathBuf>,
     /// Definitions of child runs that run for real, beside the file.
     pub workflows: Vec<PathBuf>,
+    /// What the file itself has mocks for; they are among those of the cases.
+    pub usual: BTreeSet<String>,
     /// The cases.
     pub cases: Vec<TestCase>,
 }
@@ -122,7 +124,22 @@ impl TestFile {
                 };
                 if let Err(message) = found {
                     let fix = "name a task or a subflow, `<workflow>/<node>`, or `handler:<name>`";
-                    wrong(format!("cases[{at}].mocks.{what}"), message, fix);
+                    let place = if self.usual.contains(what) { String::new() } else { format!("cases[{at}].") };
+                    wrong(format!("{place}mocks.{what}"), message, fix);
+                }
+            }
+            for graph in &graphs {
+                let calls = graph.nodes().iter().filter_map(|node| Some((&node.id, &node.subflow()?.workflow)));
+                for (node, child) in calls.filter(|(_, child)| !by_name.contains_key(&***child)) {
+                    let plain = graph.name() == tested.name() && case.mocks.contains_key(&**node);
+                    if !plain && !case.mocks.contains_key(&format!("{}/{node}", graph.name())) {
+                        let message = format!("`{node}` starts `{child}`, which is not known here");
+                        wrong(
+                            format!("cases[{at}].mocks"),
+                            message,
+                            "give it a mock, or its definition in `workflows`",
+                        );
+                    }
                 }
             }
             let signals = case.signals.iter().enumerate();

@@ -58,6 +58,7 @@ impl Reading {
         Some(TestFile {
             definition: self.text(map, "definition", "").map(PathBuf::from),
             workflows: self.texts(map, "workflows", "").into_iter().map(PathBuf::from).collect(),
+            usual: mocks.into_keys().collect(),
             cases,
         })
     }

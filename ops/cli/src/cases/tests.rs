@@ -67,20 +67,25 @@ fn what_the_cases_name_must_be_in_the_definitions() {
         {"id": "a", "type": "task", "handler": "g"}, {"id": "s", "type": "set", "output": 1}, {"id": "call", "type": "subflow", "workflow": "pack"}]}));
     let file = json!({"mocks": {"a": 1, "call": 1, "pack/box": 1, "handler:h": 1, "s": 1, "pack/no": 1, "no/box": 1, "handler:no": 1}, "cases": [
         {"name": "n", "signals": [{"name": "x", "after": "q"}], "expect": {"path": ["a", "p"], "skipped": ["k"], "attempts": {"t": 1}}}]});
-    let problems = TestFile::from_json(&file).unwrap().check(&[order, pack]);
-    let mut paths: Vec<_> = problems.iter().map(|problem| problem.path.strip_prefix("cases[0].").unwrap()).collect();
+    let file = TestFile::from_json(&file).unwrap();
+    let problems = file.check(&[order.clone(), pack]);
+    let mut paths: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
     paths.sort_unstable();
     let expected = [
-        "expect.attempts",
-        "expect.path",
-        "expect.skipped",
+        "cases[0].expect.attempts",
+        "cases[0].expect.path",
+        "cases[0].expect.skipped",
+        "cases[0].signals[0].after",
         "mocks.handler:no",
         "mocks.no/box",
         "mocks.pack/no",
         "mocks.s",
-        "signals[0].after",
     ];
     assert_eq!(paths, expected);
+    let alone = TestFile::from_json(&json!({"cases": [{"name": "n"}, {"name": "m", "mocks": {"call": 1}}]})).unwrap();
+    let problems: Vec<_> = alone.check(&[order]).iter().map(ToString::to_string).collect();
+    let expected = "cases[0].mocks: `call` starts `pack`, which is not known here: give it a mock, or its definition in `workflows`";
+    assert_eq!(problems, [expected]);
 }
 
 #[test]
