@@ -216,8 +216,8 @@ const RULES: &[Rule] = &[
             union all
             select format('run %s was tried again %s times after %s failures', r.run_id, r.retries, a.failures)
             from longshore.workflow_runs r
-            cross join lateral (select count(*) as failures from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = r.run_id and a.outcome = 2) a
-            where r.retries > a.failures / 3",
+            cross join lateral (select count(*) as failures, bool_or(a.error ->> 'name' = 'lost') as poison from longshore.execution_step_attempts a where a.shard = 0 and a.run_id = r.run_id and a.outcome = 2) a
+            where r.retries > a.failures / 3 and a.poison is not true",
         damage: &[
             "update longshore.workflow_runs set retries = 0
              where run_id = (select a.run_id from longshore.execution_step_attempts a where a.node >= 0 group by a.run_id, a.frame, a.node
