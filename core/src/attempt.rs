@@ -388,7 +388,9 @@ impl Plan {
             Retry::GiveUp if policy.is_some_and(|policy| policy.give_up == retry::GiveUp::Pause) => {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
                 self.pause(ended, error);
-                let next = HeldStep { kind: StepKind::Run, attempt: ended.attempt() + 1, failed: 0, ..again(step) };
+                // the policy begins anew, and a poison step may be tried again
+                let next =
+                    HeldStep { kind: StepKind::Run, attempt: ended.attempt() + 1, failed: 0, lost: 0, ..again(step) };
                 self.batch.parked.push(next);
             }
             Retry::GiveUp => self.give_up(index, ended, error),

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::ledger::{Entry, Ledger};
+use crate::operator;
 use crate::signals::{self, Asked, Asking, SENDERS};
 use crate::workload::{self, Kind, X};
 
@@ -33,6 +34,8 @@ pub(crate) struct Load {
     /// Runs that must not outnumber `runs`; counted in Postgres twice a second.
     pub(crate) live: AtomicU64,
     pub(crate) refused: AtomicU64,
+    /// Runs that were paused by the operator.
+    pub(crate) pauses: AtomicU64,
     /// Runs that are to be sent signals.
     pub(crate) asking: mpsc::UnboundedSender<Asking>,
 }
@@ -44,6 +47,7 @@ pub(crate) async fn enqueue(load: Arc<Load>, seed: u64, asked: Asked) -> Result<
     for number in 0..SENDERS {
         tasks.spawn(signals::send(load.clone(), asked.clone(), StdRng::seed_from_u64(!seed ^ number), number == 0));
     }
+    tasks.spawn(operator::operate(load.clone(), StdRng::seed_from_u64(seed.rotate_left(32))));
     for number in 0..ENQUEUERS {
         let (load, random) = (load.clone(), StdRng::seed_from_u64(seed ^ number));
         tasks.spawn(async move {
@@ -55,7 +59,7 @@ pub(crate) async fn enqueue(load: Arc<Load>, seed: u64, asked: Asked) -> Result<
     let counted = load.clone();
     tasks.spawn(async move {
         while !counted.over.load(Ordering::Relaxed) {
-            // a run that waits for a signal is no load
+            // a run that waits for a signal or another run is no load
             let live = sqlx::query_scalar::<_, i64>(
                 "select count(*) from longshore.workflow_runs r where r.state in (1, 2)
                     and not exists (select from longshore.step_waiting w where w.shard = 0 and w.run_id = r.run_id and w.woken_at is null)");

@@ -41,6 +41,8 @@ fn handlers(ledger: Arc<Ledger>) -> Handlers {
         ("doomed", Does::Badly),
         ("odd", Does::BadlyAtTimes),
         ("coin", Does::WellPerhaps),
+        ("stubborn", Does::WellWhenTriedAgain),
+        ("pays", Does::Pay),
         ("panic", Does::Panic),
         ("abort", Does::Abort),
         ("hang", Does::Hang),
@@ -70,6 +72,10 @@ enum Does {
     BadlyAtTimes,
     /// Fails for good in half of all cases.
     WellPerhaps,
+    /// Fails more often than the policy allows.
+    WellWhenTriedAgain,
+    /// Changes the context, and fails some first attempts after that.
+    Pay,
     Panic,
     /// Ends the process.
     Abort,
@@ -111,6 +117,20 @@ async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result
             // of a policy of three failures, which losses and releases do not count toward
             let fails = 1 + i32::from(run.as_bytes()[15] % 2);
             if attempt <= fails {
+                return Err(Failure::retryable("not yet"));
+            }
+        }
+        Does::WellWhenTriedAgain => {
+            if attempt <= 3 + i32::from(run.as_bytes()[15] % 3) {
+                return Err(Failure::retryable("not before someone tries again"));
+            }
+        }
+        Does::Pay => {
+            let item = input["item"].as_i64().ok_or_else(|| Failure::permanent("no item"))?;
+            let (amount, entry) = workload::paid(item);
+            step.context().increment("sum", amount)?;
+            step.context().append("list", &entry)?;
+            if attempt == 1 && mark.as_bytes()[0].is_multiple_of(3) {
                 return Err(Failure::retryable("not yet"));
             }
         }

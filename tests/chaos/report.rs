@@ -25,6 +25,10 @@ pub(crate) struct Outcome {
     pub(crate) restarts: Vec<f64>,
     /// Calls of enqueuers that were refused or not answered.
     pub(crate) refused: u64,
+    /// Runs that the operator paused.
+    pub(crate) pauses: u64,
+    /// Kinds of damage that the rules of child runs, contexts and pauses were shown, and found or did not.
+    pub(crate) damages: u32,
     pub(crate) violations: Violations,
 }
 
@@ -65,6 +69,10 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     line(format!(
         "  lost {}, released {}, late results dropped {}, refused starts {}, settled after {:.1} s",
         figures.lost, figures.released, figures.zombies, outcome.refused, outcome.settled_after
+    ));
+    line(format!(
+        "  {} child runs, {} pauses, {} retries of runs, {} snapshots; {} kinds of damage done by hand",
+        figures.children, outcome.pauses, figures.retries, figures.snapshots, outcome.damages
     ));
     if figures.recovery_p99.is_some() {
         line(format!(

@@ -29,6 +29,7 @@ use crate::load::{self, Load};
 use crate::partition::Partition;
 use crate::prometheus::Prometheus;
 use crate::report::Outcome;
+use crate::rules;
 use crate::workload::{self, Kind, PLAIN, QUEUE};
 
 /// The worker that lives in a network namespace, for the fault `partition`.
@@ -187,6 +188,7 @@ async fn in_folder(
         over: AtomicBool::new(false),
         live: AtomicU64::new(0),
         refused: AtomicU64::new(0),
+        pauses: AtomicU64::new(0),
         asking,
     });
     let mut side = JoinSet::new();
@@ -228,6 +230,9 @@ async fn in_folder(
     let entries = ledger::read(&books)?;
     check::load(session, &entries).await?;
     violations.extend(check::violations(session).await?);
+    rules::load(session).await?;
+    let (broken, damages) = rules::violations(session).await?;
+    violations.extend(broken);
     violations.extend(nothing_hit(settings, &hits));
     let report = longshore_core::doctor::examine(session).await?;
     if !report.is_clean() {
@@ -246,6 +251,8 @@ async fn in_folder(
         figures,
         settled_after: settled_after.unwrap_or(f64::INFINITY),
         refused: load.refused.load(Ordering::Relaxed),
+        pauses: load.pauses.load(Ordering::Relaxed),
+        damages,
         violations,
     })
 }
@@ -255,7 +262,11 @@ async fn prepare(direct: &sqlx::postgres::PgConnectOptions) -> Result<()> {
     let mut session = direct.connect().await?;
     migrate::up(&mut session).await?;
     let definitions = workload::kinds().into_iter().map(|kind| kind.definition);
-    let definitions = definitions.chain(POISON.map(workload::poison)).chain([workload::probe()]);
+    let definitions = workload::children()
+        .into_iter()
+        .chain(definitions)
+        .chain(POISON.map(workload::poison))
+        .chain([workload::probe()]);
     for definition in definitions {
         let definition = Definition::from_json(&definition).map_err(|problems| anyhow::anyhow!("{problems}"))?;
         workflow::publish(&mut session, &definition).await?;
@@ -359,8 +370,8 @@ fn launches(
     Ok(launches)
 }
 
-/// The faults, and then the quiet after them. Returns what each hit, how long the fleet took to settle (none when it did not), and the signals that a
-/// wait missed meanwhile.
+/// The faults, and then the quiet after them. Returns what each hit, how long the fleet took to settle (none when it did not), and what
+/// a look meanwhile found that no moment may show.
 async fn trouble_and_settle(
     settings: &Settings,
     world: &Arc<World>,
@@ -380,7 +391,11 @@ async fn trouble_and_settle(
         while Instant::now() < until {
             watch().await?;
             // whatever Postgres says in time; it may be stopped
-            let look = async { check::unheard(&mut world.session().await?).await };
+            let look = async {
+                let session = &mut world.session().await?;
+                let unheard = check::unheard(session).await?;
+                Ok::<_, sqlx::Error>([unheard, rules::parked(session).await?].concat())
+            };
             if let Ok(Ok(found)) = tokio::time::timeout(LOOK, look).await {
                 missed.extend(found);
             }

@@ -1,6 +1,12 @@
 //! What the fleet works on: small workflows with every kind of edge, join and block, and what must have become of each node when their runs end.
 
+mod children;
+mod memory;
+
 use serde_json::{Value, json};
+
+pub(crate) use self::children::definitions as children;
+pub(crate) use self::memory::{paid, sums};
 
 /// The queue of nearly all of them.
 pub(crate) const QUEUE: &str = "chaos";
@@ -55,7 +61,13 @@ fn fan(width: usize) -> Kind {
 
 /// What a run is given: items for a `foreach` and passes for a `while` follow from `x`.
 pub(crate) fn input(x: i64) -> Value {
-    json!({"x": x, "items": (0..items(x)).collect::<Vec<_>>(), "passes": passes(x)})
+    let numbers = |count: i64| (0..count).collect::<Vec<_>>();
+    json!({"x": x, "items": numbers(items(x)), "few": numbers(few(x)), "passes": passes(x), "target": sums(x).0})
+}
+
+/// How many child runs.
+fn few(x: i64) -> i64 {
+    2 + x % 3
 }
 
 fn items(x: i64) -> i64 {
@@ -221,6 +233,25 @@ pub(crate) fn signals(kind: &str, x: i64) -> Vec<(&'static str, Value)> {
     }
 }
 
+/// The workflow whose runs fail until they are tried again often enough.
+pub(crate) const STUBBORN: &str = "stubborn";
+
+/// The workflows whose runs go on because somebody says so: one pauses itself, one is tried again after it failed.
+fn resumed() -> Vec<Kind> {
+    let mut parking = task("g", "retried");
+    parking["retry"]["max_attempts"] = json!(1);
+    parking["retry"]["give_up"] = json!("pause");
+    let parks =
+        kind("parks", 4, vec![task("a", "ok"), parking, task("z", "ok")], vec![json!(["a", "g"]), json!(["g", "z"])]);
+    let stubborn = kind(
+        STUBBORN,
+        4,
+        vec![task("a", "ok"), task("s", "stubborn"), task("b", "slow"), task("c", "ok"), task("z", "ok")],
+        vec![json!(["a", "s"]), json!(["a", "b"]), json!(["b", "c"]), json!(["s", "z"]), json!(["c", "z"])],
+    );
+    vec![parks, stubborn]
+}
+
 fn tasks_and_doom() -> [Value; 3] {
     [task("b", "ok"), task("d", "doomed"), task("never", "ok")]
 }
@@ -307,6 +338,9 @@ pub(crate) fn kinds() -> Vec<Kind> {
     ];
     kinds.extend(blocks());
     kinds.extend(waits());
+    kinds.extend(children::kinds());
+    kinds.extend(memory::kinds());
+    kinds.extend(resumed());
     kinds
 }
 
@@ -346,6 +380,7 @@ pub(crate) fn open(kind: &str) -> &'static [&'static str] {
     match kind {
         "bounded" => &["p", "next", "late"],
         "raced" => &["w", "next", "late"],
+        "hurried" => &["call", "next", "late"],
         _ => &[],
     }
 }
@@ -357,6 +392,6 @@ pub(crate) fn iterations(kind: &str, x: i64) -> Vec<(&'static str, i64)> {
         "wide" => vec![("items", 40)],
         "passes" | "kept" => vec![("loop", passes(x))],
         "nested" => vec![("items", items(x)), ("loop", passes(x))],
-        _ => vec![],
+        _ => [children::iterations(kind, x), memory::iterations(kind, x)].concat(),
     }
 }

@@ -7,6 +7,7 @@ use longshore_core::state::RunState;
 use longshore_enqueuer::Switched;
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, TestHandlers};
+use longshore_tests::lane::{ManualLane, reap};
 use longshore_worker::Slots;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -90,6 +91,26 @@ async fn a_step_that_has_no_attempt_left_may_pause_its_run() {
     .await
     .unwrap();
     assert_eq!(attempts, [1, 2, 3, 4], "attempts go on counting, and the policy begins anew");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poison_step_that_paused_its_run_is_tried_again_when_that_is_resumed() {
+    let task = json!({"id": "t", "type": "task", "handler": "echo", "input": "at last", "retry": {"give_up": "pause"}});
+    let mut fleet = TestFleet::publish([json!({"name": "w", "nodes": [task]})]).await;
+    let run = fleet.start("w", json!({})).await;
+    for lost in 0..5 {
+        let pool = &fleet.database.pool;
+        let mut lane = if lost == 0 { ManualLane::new(pool) } else { ManualLane::alone(pool) };
+        lane.claim_node("t").await;
+        lane.expire().await;
+        reap(pool).await.unwrap();
+        lane.forget();
+    }
+    fleet.work(8).await;
+    until_parked(&fleet, run, 1).await;
+    fleet.enqueuer.resume(run).await.unwrap();
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!("at last")));
     fleet.finish().await;
 }
 

@@ -5,6 +5,7 @@ use longshore_core::state::RunState;
 use longshore_enqueuer::{Plan, RerunError, Version};
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, TestHandlers};
+use longshore_tests::lane::{ManualLane, reap};
 use longshore_worker::Slots;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -73,6 +74,32 @@ async fn a_failed_run_goes_on_from_what_failed() {
     assert!(matches!(refused(run).await, Err(RerunError::NotFailed { state: RunState::Completed, .. })));
     assert!(matches!(refused(Uuid::nil()).await, Err(RerunError::NotFound { .. })));
     assert_eq!(fleet.ended(other).await.0, "failed", "nobody tried it again");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_after_the_retry_takes_none_of_the_new_rounds_attempts() {
+    let retry_policy = json!({"max_attempts": 3, "initial": "1ms", "total": "1h"});
+    let flaky = json!({"id": "a", "type": "task", "handler": "flaky", "input": {"fail": 6}, "retry": retry_policy});
+    let mut fleet = fleet(json!({"name": "w", "nodes": [flaky]})).await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    fleet.drain().await;
+    retry(&fleet, run).await;
+    let pool = fleet.database.pool.clone();
+    let mut lane = ManualLane::new(&pool);
+    assert_eq!(lane.claim_node("a").await.attempt, 4);
+    let held = "select r.failed, r.lost from longshore.lanes l, longshore.recover(0::smallint, l.lane_id, l.cycle) r";
+    assert_eq!(sqlx::query_as::<_, (i16, i16)>(held).fetch_one(&pool).await.unwrap(), (0, 0));
+    lane.expire().await;
+    reap(&pool).await.unwrap();
+    lane.forget();
+    let put_back = "select failed, lost from longshore.step_ready";
+    assert_eq!(sqlx::query_as::<_, (i16, i16)>(put_back).fetch_one(&pool).await.unwrap(), (0, 1));
+    fleet.work(8).await;
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    let ended: Vec<i16> = attempts(&fleet, run).await.into_iter().map(|(_, _, outcome)| outcome).collect();
+    assert_eq!(ended, [2, 2, 2, 3, 2, 2, 1]);
     fleet.finish().await;
 }
 

@@ -43,18 +43,21 @@ begin
         return;
     end if;
     v_alone := cardinality(v_baton.run_ids) = 1;
+    -- what failed or was lost before the run was tried again counts toward no policy any more
     -- kinds 0 and 3 are tries of a node and get a record; the others only carry a token and are put back as they were
     for h in
         select t.run_id, t.frame, t.node, t.kind, t.attempt, t.claimed, t.kind in (0, 3) as counted, r.version_id, r.priority, r.state,
             coalesce((select n.queue_id from workflow_nodes n where n.version_id = r.version_id and n.node = t.node),
                      (select v.first_queue_id from workflow_versions v where v.version_id = r.version_id)) as queue_id,
             (select count(*) filter (where a.outcome = 2) from execution_step_attempts a
-             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node)::smallint as failed,
+             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node
+               and (r.retried_at is null or a.finished_at > r.retried_at))::smallint as failed,
             (select count(*) filter (where a.outcome = 3 and (a.error -> 'details' ->> 'alone')::boolean) from execution_step_attempts a
-             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node)::smallint as lost
+             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node
+               and (r.retried_at is null or a.finished_at > r.retried_at))::smallint as lost
         from unnest(v_baton.run_ids, v_baton.frames, v_baton.nodes, v_baton.kinds, v_baton.attempts, v_baton.claimed_at)
                 t (run_id, frame, node, kind, attempt, claimed),
-            lateral (select w.version_id, w.priority, w.state from workflow_runs w where w.shard = p_shard and w.run_id = t.run_id offset 0) r
+            lateral (select w.version_id, w.priority, w.state, w.retried_at from workflow_runs w where w.shard = p_shard and w.run_id = t.run_id offset 0) r
     loop
         if h.counted then
             -- on conflict: one bad row must not block reclaim for ever

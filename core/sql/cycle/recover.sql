@@ -18,9 +18,11 @@ begin
     return query
         select b.cycle, t.run_id, r.version_id, t.frame, t.node, t.kind, t.attempt,
             (select count(*) filter (where a.outcome = 2) from execution_step_attempts a
-             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node)::smallint,
+             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node
+               and (r.retried_at is null or a.finished_at > r.retried_at))::smallint,
             (select count(*) filter (where a.outcome = 3 and (a.error -> 'details' ->> 'alone')::boolean) from execution_step_attempts a
-             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node)::smallint,
+             where a.shard = p_shard and a.run_id = t.run_id and a.frame = t.frame and a.node = t.node
+               and (r.retried_at is null or a.finished_at > r.retried_at))::smallint,
             coalesce((select n.queue_id from workflow_nodes n where n.version_id = r.version_id and n.node = t.node),
                      (select v.first_queue_id from workflow_versions v where v.version_id = r.version_id)),
             -- a step that was lost before stays one that must be alone in its lane
@@ -30,7 +32,8 @@ begin
               where l.shard = p_shard and l.lane_id = p_lane and l.cycle in (p_cycle, p_cycle + 1) order by l.cycle desc limit 1) b,
             unnest(b.run_ids, b.frames, b.nodes, b.kinds, b.attempts, b.claimed_at) t (run_id, frame, node, kind, attempt, claimed)
         left join lateral (
-            select w.version_id, w.priority, w.state, case when pg_column_size(w.input) <= 8192 then w.input::text end as input, w.key, w.parent_run_id
+            select w.version_id, w.priority, w.state, case when pg_column_size(w.input) <= 8192 then w.input::text end as input, w.key, w.parent_run_id,
+                w.retried_at
             from workflow_runs w where w.shard = p_shard and w.run_id = t.run_id offset 0) r on true;
 end
 $recover$;
