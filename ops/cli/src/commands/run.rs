@@ -371,7 +371,7 @@ async fn cancel(global: &Global, chosen: &Chosen, reason: &str) -> Result<()> {
         };
         Ok(Done { run_id, state: Some(RunState::Canceled), changed, said })
     };
-    chosen.each(global, None, each).await
+    chosen.each(global, &[], each).await
 }
 
 async fn pause(global: &Global, chosen: &Chosen, reason: &str) -> Result<()> {
@@ -380,7 +380,7 @@ async fn pause(global: &Global, chosen: &Chosen, reason: &str) -> Result<()> {
         let switched = enqueuer.pause(run_id, reason).await.map_err(refusal)?;
         done(run_id, RunState::Paused, switched, ["is paused", "was paused before"])
     };
-    chosen.each(global, Some(RunState::Running), each).await
+    chosen.each(global, &[RunState::Queued, RunState::Running], each).await
 }
 
 async fn resume(global: &Global, chosen: &Chosen) -> Result<()> {
@@ -389,7 +389,7 @@ async fn resume(global: &Global, chosen: &Chosen) -> Result<()> {
         let switched = enqueuer.resume(run_id).await.map_err(refusal)?;
         done(run_id, RunState::Running, switched, ["goes on", "was not paused"])
     };
-    chosen.each(global, Some(RunState::Paused), each).await
+    chosen.each(global, &[RunState::Paused], each).await
 }
 
 fn done(run_id: Uuid, state: RunState, switched: Switched, words: [&str; 2]) -> Result<Done> {

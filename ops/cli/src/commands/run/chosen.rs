@@ -1,11 +1,14 @@
 //! Which runs a command is for: those that are named, or all that a filter finds, shown first with `--dry-run`.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use chrono::{DateTime, Utc};
 use longshore::exit::Exit;
 use longshore_core::inspect::{self, Filter};
 use longshore_core::state::RunState;
 use serde::Serialize;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::Global;
@@ -19,7 +22,7 @@ pub(crate) struct Chosen {
     /// All runs of this workflow that the other options leave
     #[arg(long, conflicts_with = "runs")]
     workflow: Option<String>,
-    /// Only runs in this state
+    /// Only runs in this state [default: those the command is for; `cancel` asks for it]
     #[arg(long, requires = "workflow")]
     state: Option<RunState>,
     /// Only runs started before this time
@@ -55,7 +58,7 @@ struct All {
 impl Chosen {
     /// Do `each` to each of them and print what became of them. One that cannot be done is said and does not keep the others from it; the first such error is
     /// the command's.
-    pub(super) async fn each<F>(&self, global: &Global, usual: Option<RunState>, mut each: F) -> Result<()>
+    pub(super) async fn each<F>(&self, global: &Global, usual: &[RunState], mut each: F) -> Result<()>
     where
         F: AsyncFnMut(Uuid) -> Result<Done>,
     {
@@ -89,17 +92,29 @@ impl Chosen {
         failed.map_or(Ok(()), Err)
     }
 
-    async fn find(&self, global: &Global, usual: Option<RunState>) -> Result<Vec<Uuid>> {
+    async fn find(&self, global: &Global, usual: &[RunState]) -> Result<Vec<Uuid>> {
         let Some(workflow) = &self.workflow else { return Ok(self.runs.clone()) };
-        let state = self.state.or(usual);
-        if state.is_none() {
+        let states = self.state.as_ref().map_or(usual, std::slice::from_ref);
+        if states.is_empty() {
             return Err(Exit::Usage.error("say which of them with --state".to_owned()));
         }
         let mut connection = global.connect().await?;
+        let mut found = Vec::new();
+        for state in states {
+            found.extend(self.in_state(&mut connection, workflow, *state).await?);
+        }
+        // one that began meanwhile was in both
+        let mut seen = HashSet::new();
+        found.retain(|run| seen.insert(*run));
+        Ok(found)
+    }
+
+    async fn in_state(&self, connection: &mut PgConnection, workflow: &str, state: RunState) -> Result<Vec<Uuid>> {
         let (mut found, mut before) = (Vec::new(), None);
         loop {
-            let filter = Filter { workflow: Some(workflow.clone()), state, limit: inspect::MAX_LISTED, before };
-            let page = inspect::list(&mut connection, &filter).await?;
+            let filter =
+                Filter { workflow: Some(workflow.to_owned()), state: Some(state), limit: inspect::MAX_LISTED, before };
+            let page = inspect::list(&mut *connection, &filter).await?;
             before = page.last().map(|run| run.run_id);
             let full = page.len() == inspect::MAX_LISTED as usize;
             let (after, until) = (self.started_after, self.started_before);

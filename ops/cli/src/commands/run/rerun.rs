@@ -19,7 +19,7 @@ pub(super) async fn retry(global: &Global, chosen: &Chosen, plan: bool) -> Resul
         let state = if plan { RunState::Failed } else { RunState::Running };
         Ok(Done { run_id, state: Some(state), changed: !plan, said: format!("run {run_id} {word}\n{}", text(&done)) })
     };
-    chosen.each(global, Some(RunState::Failed), each).await
+    chosen.each(global, &[RunState::Failed], each).await
 }
 
 pub(super) async fn rerun(
