@@ -24,10 +24,7 @@ use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
 use crate::retry::{self, Retry, RetryPolicy};
 use crate::state::{Outcome, RunState};
-use crate::successor::{BodyEnd, Consequences, Ending as Successors, successor};
-
-/// Why a join is skipped.
-const TOO_FEW: &str = "too few in-edges of the join were taken";
+use crate::successor::{BodyEnd, Consequences, Ending as Successors, TOO_FEW, successor};
 
 /// What a lane has room for: free slots per queue it serves, and in all.
 #[derive(Clone, Debug, Default)]

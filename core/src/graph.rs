@@ -326,6 +326,16 @@ impl Join {
     pub const fn fires_early(self) -> bool {
         self.need > 0
     }
+
+    /// Whether the tokens that brought it to `resolved` and `taken` make it fire, when `before` of its edges had been taken.
+    pub(crate) const fn fires(self, before: i32, resolved: i32, taken: i32) -> bool {
+        let whole = resolved >= self.indegree;
+        match self.need {
+            0 => whole && taken > 0,
+            need if need < 0 => whole,
+            need => before < need && taken >= need,
+        }
+    }
 }
 
 impl fmt::Debug for Graph {
@@ -447,6 +457,11 @@ impl Graph {
     /// How the edges to a node are counted, for nodes with several.
     pub fn join(&self, number: NodeNumber) -> Option<Join> {
         self.node(number)?.join
+    }
+
+    /// How the arrivals at a node of this body are counted, its end's among them.
+    pub(crate) fn join_within(&self, body: BodyNumber, number: NodeNumber) -> Option<Join> {
+        if number == END { self.body(body)?.end_join() } else { self.join(number) }
     }
 
     /// The body to which a node belongs: the run's own graph for the engine's own nodes and unknown numbers.

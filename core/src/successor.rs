@@ -12,6 +12,9 @@ use crate::expression::{Reference, Scope};
 use crate::graph::{Body, END, Edge, Graph, Node, NodeNumber, NodeResult, On, Values};
 use crate::payload::Payload;
 
+/// Why a join is skipped.
+pub(crate) const TOO_FEW: &str = "too few in-edges of the join were taken";
+
 /// How a node ended.
 #[derive(Clone, Copy, Debug)]
 pub enum Ending<'a> {

@@ -18,7 +18,7 @@ pub(super) fn join(ended: &Ended<'_>, node: NodeNumber) -> Option<Join> {
         return graph.join(node);
     }
     match graph.body_within(&ended.values.frames) {
-        Some(body) => graph.body(body).filter(|_| node == END)?.end_join(),
+        Some(body) => graph.join_within(body, node),
         None => block_join(ended.values.frames.last()?, node),
     }
 }

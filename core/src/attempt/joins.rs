@@ -1,10 +1,10 @@
 //! Joins: what a batch brings to each. Those that are whole within the batch are decided here, the others are counted by the database.
 
-use super::{Ended, Plan, TOO_FEW, frames, is_engine};
+use super::{Ended, Plan, frames, is_engine};
 use crate::cycle::JoinArrival;
 use crate::graph::{Bounds, FAILURES, Join, NodeNumber};
 use crate::queue::{StepKind, StepRef};
-use crate::successor::{Ending as Successors, successor};
+use crate::successor::{Ending as Successors, TOO_FEW, successor};
 
 /// What one batch brings to one join.
 #[derive(Debug)]
@@ -59,11 +59,7 @@ impl Plan {
             }
             for ((run_id, frame, node), arrived) in complete {
                 let Some(from) = ended.get(arrived.from) else { continue };
-                let fires = match arrived.join.need {
-                    0 => arrived.taken > 0,
-                    need if need < 0 => true,
-                    need => arrived.taken >= need,
-                };
+                let fires = arrived.join.fires(0, arrived.resolved, arrived.taken);
                 if !fires && node == FAILURES {
                     continue;
                 }

@@ -3,12 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Arrival, BodyEnd, Consequences, Ending, Skip, successor};
+use super::{Arrival, BodyEnd, Consequences, Ending, Skip, TOO_FEW, successor};
 use crate::error::StepError;
-use crate::graph::{END, GivesUp, Graph, NodeNumber, NodeResult, START, Values};
-
-/// Why a join is skipped.
-const TOO_FEW: &str = "too few in-edges of the join were taken";
+use crate::graph::{GivesUp, Graph, Join, NodeNumber, NodeResult, START, Values};
 
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,8 +18,6 @@ pub(crate) struct Standing {
     pub skips: Vec<Skip>,
     /// Joins that some of their edges have reached.
     pub joins: Vec<Arrival>,
-    /// Nothing is left to do.
-    pub over: bool,
 }
 
 struct Replay<'g> {
@@ -34,8 +29,7 @@ struct Replay<'g> {
     open: Vec<NodeNumber>,
 }
 
-/// Where a run stands whose nodes ended as `values.results` says; `skipped` are those that were skipped by their policy on errors though they failed. A node that
-/// failed and whose failure nothing takes is to run again. `Err`: a condition cannot be evaluated, though it was once.
+/// Where a run stands whose nodes ended as `values.results` says. A node that failed and whose failure nothing takes is to run again. `Err`: a condition cannot be evaluated, though it was once.
 pub(crate) fn replay(graph: &Graph, values: &Values) -> Result<Standing, StepError> {
     let mut replay =
         Replay { graph, values, standing: Standing::default(), joins: BTreeMap::new(), open: graph.entries().to_vec() };
@@ -46,12 +40,14 @@ pub(crate) fn replay(graph: &Graph, values: &Values) -> Result<Standing, StepErr
         replay.turn(node)?;
     }
     let Replay { mut standing, joins, .. } = replay;
-    let whole = |arrival: &Arrival| match arrival.node {
-        END => graph.body(0).and_then(|body| body.end_join()),
-        node => graph.join(node),
-    };
-    standing.joins = joins.into_values().filter(|a| whole(a).is_some_and(|join| a.resolved < join.indegree)).collect();
+    let open = |arrival: &Arrival| join(graph, arrival.node).is_some_and(|join| arrival.resolved < join.indegree);
+    standing.joins = joins.into_values().filter(open).collect();
     Ok(standing)
+}
+
+/// How the arrivals at a node of the run's own graph are counted.
+fn join(graph: &Graph, node: NodeNumber) -> Option<Join> {
+    graph.join_within(0, node)
 }
 
 impl Replay<'_> {
@@ -91,7 +87,6 @@ impl Replay<'_> {
     fn apply(&mut self, next: Consequences) -> Result<(), StepError> {
         self.open.extend(next.ready);
         self.standing.skips.extend(next.skips);
-        self.standing.over |= next.end.is_some();
         for arrival in next.arrivals {
             self.arrive(arrival)?;
         }
@@ -101,19 +96,12 @@ impl Replay<'_> {
     /// Tokens reach a join, which counts as the database does.
     fn arrive(&mut self, arrival: Arrival) -> Result<(), StepError> {
         let node = arrival.node;
-        let join =
-            if node == END { self.graph.body(0).and_then(|body| body.end_join()) } else { self.graph.join(node) };
-        let Some(join) = join else { return Ok(()) };
+        let Some(join) = join(self.graph, node) else { return Ok(()) };
         let before = self.joins.get(&node).copied().unwrap_or(Arrival { node, resolved: 0, taken: 0 });
         let now = Arrival { node, resolved: before.resolved + arrival.resolved, taken: before.taken + arrival.taken };
         self.joins.insert(node, now);
         let whole = now.resolved >= join.indegree;
-        let fires = match join.need {
-            0 => whole && now.taken > 0,
-            need if need < 0 => whole,
-            need => before.taken < need && now.taken >= need,
-        };
-        if fires {
+        if join.fires(before.taken, now.resolved, now.taken) {
             self.open.push(node);
         }
         if whole && node >= 0 {
