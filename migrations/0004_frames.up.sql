@@ -89,25 +89,3 @@ select f.shard, f.run_id, f.frame, r.version_id, f.body,
 from longshore.frames f
 join longshore.workflow_runs r on r.shard = f.shard and r.run_id = f.run_id
 where f.body is not null;
-
--- As before, and a block whose instance is live is running.
-create or replace view longshore.execution_steps as
-select distinct on (s.shard, s.run_id, s.frame, s.node) s.shard, s.run_id, s.frame, s.node, s.state, s.attempt, s.since, s.until
-from (
-    select shard, run_id, frame, node, 'ready'::text as state, attempt, longshore.seq_time(seq) as since, null::timestamptz as until, true as home
-    from longshore.step_ready where kind in (0, 3)
-    union all
-    select shard, run_id, frame, node, 'delayed', attempt, null, due_at, true
-    from longshore.step_delayed where kind in (0, 3)
-    union all
-    select shard, run_id, frame, node, 'running', attempt, claimed_at, expires_at, true
-    from longshore.step_leases where kind in (0, 3)
-    union all
-    select shard, run_id, parent, node, 'running', attempt, created_at, null, true
-    from longshore.frames where whole and state = 1
-    union all
-    select shard, run_id, frame, node, (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[outcome], attempt, finished_at, null, false
-    from longshore.execution_step_attempts
-) s
-where s.node >= 0
-order by s.shard, s.run_id, s.frame, s.node, s.home desc, s.attempt desc;

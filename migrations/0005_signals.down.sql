@@ -1,3 +1,4 @@
+-- as it was before there were blocks and waits
 create or replace view longshore.execution_steps as
 select distinct on (s.shard, s.run_id, s.frame, s.node) s.shard, s.run_id, s.frame, s.node, s.state, s.attempt, s.since, s.until
 from (
@@ -9,9 +10,6 @@ from (
     union all
     select shard, run_id, frame, node, 'running', attempt, claimed_at, expires_at, true
     from longshore.step_leases where kind in (0, 3)
-    union all
-    select shard, run_id, parent, node, 'running', attempt, created_at, null, true
-    from longshore.frames where whole and state = 1
     union all
     select shard, run_id, frame, node, (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[outcome], attempt, finished_at, null, false
     from longshore.execution_step_attempts

@@ -53,7 +53,7 @@ create index workflow_nodes_wait on longshore.workflow_nodes (version_id) where 
 alter table longshore.workflow_edges drop constraint workflow_edges_on_outcome_check,
     add constraint workflow_edges_on_outcome_check check (on_outcome in ('success', 'failure', 'always', 'timeout'));
 
--- As before, and a step that waits for a signal is waiting.
+-- As before; a step that waits for a signal is waiting, and a block whose instance is live is running.
 create or replace view longshore.execution_steps as
 select distinct on (s.shard, s.run_id, s.frame, s.node) s.shard, s.run_id, s.frame, s.node, s.state, s.attempt, s.since, s.until
 from (
