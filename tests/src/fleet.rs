@@ -168,6 +168,14 @@ impl TestFleet {
         sqlx::query_scalar(sql).bind(id).fetch_one(&self.database.pool).await.unwrap()
     }
 
+    /// Await until no step job is ready or due later.
+    pub async fn idle(&self) {
+        self.until(
+            "select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)",
+        )
+        .await;
+    }
+
     /// Await until this SQL of the test's own returns true.
     pub async fn until(&self, sql: &str) {
         let until = Instant::now() + PATIENCE;

@@ -521,11 +521,7 @@ async fn a_run_that_ends_meets_the_timeout_and_the_cancel_of_its_parent() {
     settled(&fleet).await;
     // what was canceled, and what completed while its step ran out of time
     fleet.all_ended().await;
-    fleet
-        .until(
-            "select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)",
-        )
-        .await;
+    fleet.idle().await;
     fleet.finish().await;
 }
 

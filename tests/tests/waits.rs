@@ -307,11 +307,7 @@ async fn no_signal_and_no_wait_miss_each_other() {
     let (before, after, close): (i64, i64, i64) = sqlx::query_as(near).fetch_one(&fleet.database.pool).await.unwrap();
     eprintln!("{late} of {} late; signals before the wait {before}, after it {after}, within 3 ms {close}", RUNS / 4);
     // each signal was taken once: checked by the fleet's end, as is that no step ended twice
-    fleet
-        .until(
-            "select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)",
-        )
-        .await;
+    fleet.idle().await;
     fleet.finish().await;
 }
 
@@ -389,11 +385,7 @@ async fn waits_outlive_workers_that_die_at_any_moment() {
         let (state, output) = fleet.ended(run).await;
         assert_eq!(state, "completed", "{output}");
     }
-    fleet
-        .until(
-            "select not exists (select from longshore.step_ready) and not exists (select from longshore.step_delayed)",
-        )
-        .await;
+    fleet.idle().await;
     fleet.until("select not exists (select from longshore.lanes)").await;
     fleet.forget_killed().await;
     fleet.finish().await;
