@@ -67,7 +67,7 @@ pub(crate) fn text(outcome: &Outcome) -> String {
     let hits: Vec<String> = outcome.hits.iter().map(|(fault, hits)| format!("{fault} {hits}")).collect();
     line(format!("  hits: {}", if hits.is_empty() { "none".to_owned() } else { hits.join(", ") }));
     line(format!(
-        "  lost {}, released {}, late results dropped {}, refused starts {}, settled after {:.1} s",
+        "  lost {}, released {}, late results dropped {}, refused calls {}, settled after {:.1} s",
         figures.lost, figures.released, figures.zombies, outcome.refused, outcome.settled_after
     ));
     line(format!(
