@@ -16,8 +16,12 @@ pub(super) async fn retry(global: &Global, chosen: &Chosen, plan: bool) -> Resul
         let done = if plan { enqueuer.plan_retry(run_id).await } else { enqueuer.retry(run_id).await };
         let done = done.map_err(refusal)?;
         let word = if plan { "would go on" } else { "goes on" };
-        let state = if plan { RunState::Failed } else { RunState::Running };
-        Ok(Done { run_id, state: Some(state), changed: !plan, said: format!("run {run_id} {word}\n{}", text(&done)) })
+        Ok(Done {
+            run_id,
+            state: (!plan).then_some(RunState::Running),
+            changed: !plan,
+            said: format!("run {run_id} {word}\n{}", text(&done)),
+        })
     };
     chosen.each(global, &[RunState::Failed], each).await
 }
