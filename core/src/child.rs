@@ -61,7 +61,7 @@ impl Child {
                 let why = why.map_or_else(String::new, |why| format!(": {why}"));
                 StepError::new(error::SUBFLOW_CANCELED, ErrorKind::Canceled, &format!("{of} was canceled{why}"))
             }
-            None => StepError::permanent(error::LOST, &format!("{of} is gone from the tables")),
+            None => error::gone(&of),
             Some(RunState::Queued | RunState::Running | RunState::Paused) => {
                 let left = Left {
                     run_id: self.run_id,

@@ -53,6 +53,11 @@ pub const MAX_MESSAGE: usize = 8 * 1024;
 const MAX_NAME: usize = 128;
 const MAX_DETAILS: usize = 64 * 1024;
 
+/// What the engine needs to go on with a step is not there any more.
+pub fn gone(what: &str) -> StepError {
+    StepError::permanent(LOST, &format!("{what} is gone from the tables"))
+}
+
 /// What kind of failure it was: the retry policy decides by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

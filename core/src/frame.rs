@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::definition::block::{MAX_ITEMS, OnLimit};
 use crate::error::{
     EXPRESSION_FAILED, ITEMS_INVALID, MAX_ITERATIONS, OUTPUT_TOO_LARGE, StepError, TIMEOUT, TOLERANCE_EXCEEDED,
-    TOO_FEW_BRANCHES,
+    TOO_FEW_BRANCHES, gone,
 };
 use crate::graph::{Block, BlockKind, Bounds, FrameFacts, Graph, Node, NodeNumber, Values};
 use crate::pattern::matches;
@@ -441,10 +441,6 @@ fn later(bounds: Bounds, items: Option<&[Payload]>) -> Vec<Chunk> {
         Chunk { chunk, count: count(until - from), items }
     };
     (bounds.ahead..).zip((0..left).step_by(size)).map(chunk).collect()
-}
-
-fn gone(what: &str) -> StepError {
-    StepError::permanent(crate::error::LOST, &format!("{what} is gone from the tables"))
 }
 
 fn numbers(frames: &[FrameFacts]) -> Vec<i32> {

@@ -37,13 +37,12 @@ fn may_repeat(error: &sqlx::Error, repeatable: bool) -> bool {
 
 /// Refuses an idempotency key that cannot be one.
 pub(crate) fn check_key(key: Option<&str>) -> Result<(), Error> {
-    let length = key.map_or(1, |key| key.chars().count());
-    match key {
-        Some(key) if length == 0 || length > MAX_KEY || key.contains('\0') => {
-            Err(Error::InvalidKey { length: length as u64 })
-        }
-        _ => Ok(()),
+    let Some(key) = key else { return Ok(()) };
+    let length = key.chars().count();
+    if length == 0 || length > MAX_KEY || key.contains('\0') {
+        return Err(Error::InvalidKey { length: length as u64 });
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -17,9 +17,7 @@ impl Enqueuer {
     /// to repeat.
     pub async fn resume(&self, id: Uuid) -> Result<Switched, Error> {
         let (switched, queues) = again(true, || run::resume(self.access(), id)).await?;
-        for queue in queues {
-            self.notifier().notify(&queue);
-        }
+        self.tell(&queues);
         Ok(switched)
     }
 }

@@ -18,7 +18,7 @@ impl Enqueuer {
     /// refused with [`Error::NotFailed`]. [`Error::Settling`] means "in some seconds".
     pub async fn retry(&self, run: Uuid) -> Result<Plan, Error> {
         let done = rerun::retry(&mut self.access().session().await?, run, false).await?;
-        self.tell(&done);
+        self.tell(&done.queues);
         Ok(done)
     }
 
@@ -34,8 +34,9 @@ impl Enqueuer {
         Rerun { enqueuer: self, wanted, input: None, plan: false }
     }
 
-    fn tell(&self, done: &Plan) {
-        for queue in &done.queues {
+    /// Workers that idle hear of the queues that got work.
+    pub(crate) fn tell(&self, queues: &[String]) {
+        for queue in queues {
             self.notifier().notify(queue);
         }
     }
@@ -82,7 +83,7 @@ impl<'e> IntoFuture for Rerun<'e> {
             };
             let done = rerun::rerun(&mut enqueuer.access().session().await?, &wanted, plan).await?;
             if !plan {
-                enqueuer.tell(&done);
+                enqueuer.tell(&done.queues);
             }
             Ok(done)
         })

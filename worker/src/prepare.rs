@@ -97,6 +97,18 @@ pub(crate) async fn prepare(shared: &Shared, mut new: Vec<Held>) -> Vec<Decided>
     decided
 }
 
+/// Where among these the steps are that are chosen and may act: nothing is read for one of a run that has ended or is paused.
+fn places(new: &[Held], chosen: impl Fn(&Held) -> bool) -> Vec<usize> {
+    let acting = |held: &Held| held.live && !held.paused && chosen(held);
+    new.iter().enumerate().filter(|(_, held)| acting(held)).map(|(place, _)| place).collect()
+}
+
+/// The runs of the steps at these places, each once.
+fn runs_of(new: &[Held], places: &[usize]) -> Vec<Uuid> {
+    let runs: BTreeSet<Uuid> = places.iter().filter_map(|place| Some(new.get(*place)?.step.run_id)).collect();
+    runs.into_iter().collect()
+}
+
 /// What must be read before the steps can go on.
 #[derive(Default)]
 struct Wanted {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use longshore_core::attempt::Ending;
-use longshore_core::error::{self, StepError};
+use longshore_core::error::{StepError, gone};
 use longshore_core::frame::{self, Begin, Child, Next, Opener};
 use longshore_core::graph::{BlockKind, END, FAILURES, FrameFacts, NEXT, OPEN, TIMEOUT};
 use longshore_core::payload::Payload;
@@ -176,8 +176,4 @@ fn given(held: &Held, whole: &FrameFacts) -> Result<Vec<Payload>, StepError> {
     let bounds = whole.bounds.ok_or_else(|| gone("how the block goes on"))?;
     let left = bounds.count.saturating_sub(held.step.attempt.saturating_mul(bounds.chunk));
     Ok((0..left.min(bounds.chunk)).map(|_| input.clone()).collect())
-}
-
-fn gone(what: &str) -> StepError {
-    StepError::permanent(error::LOST, &format!("{what} is gone from the tables"))
 }

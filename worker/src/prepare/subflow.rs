@@ -1,17 +1,17 @@
 //! Steps that start runs: what must be read for them, and what becomes of the engine's own. Whether the run has ended is read in a later snapshot than
 //! the cycle that gave the lane the step (`longshore_core::attempt`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use longshore_core::attempt::{Call, Ending};
 use longshore_core::child;
 use longshore_core::definition::subflow::MAX_DEPTH;
-use longshore_core::error::{self, StepError};
+use longshore_core::error::{self, StepError, gone};
 use longshore_core::graph::{CHILD, Node, Subflow};
 use longshore_core::queue::{HeldStep, StepKind, StepRef};
 use uuid::Uuid;
 
-use super::Heard;
+use super::{Heard, places, runs_of};
 use crate::lane::Held;
 use crate::shared::Shared;
 
@@ -31,12 +31,8 @@ fn waiting(held: &Held) -> StepRef {
 
 /// Read how the runs stand that steps wait for, and how deep the runs of those are that start one. False when the worker gave up waiting.
 pub(super) async fn look(shared: &Shared, new: &mut [Held]) -> bool {
-    let of = |new: &[Held], chosen: fn(&Held) -> bool| -> Vec<usize> {
-        let acting = |held: &Held| held.live && !held.paused && chosen(held);
-        new.iter().enumerate().filter(|(_, held)| acting(held)).map(|(place, _)| place).collect()
-    };
-    let starts = of(new, |held| held.step.kind == StepKind::Run && subflow(held).is_some());
-    let (told, woken) = (of(new, |held| held.step.node == CHILD), of(new, is_woken));
+    let starts = places(new, |held| held.step.kind == StepKind::Run && subflow(held).is_some());
+    let (told, woken) = (places(new, |held| held.step.node == CHILD), places(new, is_woken));
     if starts.is_empty() && told.is_empty() && woken.is_empty() {
         return true;
     }
@@ -46,11 +42,10 @@ pub(super) async fn look(shared: &Shared, new: &mut [Held]) -> bool {
 }
 
 async fn read_depths(shared: &Shared, new: &mut [Held], places: &[usize]) -> bool {
-    let runs: BTreeSet<Uuid> = places.iter().filter_map(|place| Some(new.get(*place)?.step.run_id)).collect();
+    let runs = runs_of(new, places);
     if runs.is_empty() {
         return true;
     }
-    let runs: Vec<Uuid> = runs.into_iter().collect();
     let read = shared.insist("read how deep runs are", || async {
         child::depths(&mut shared.sender.access.session().await?, &runs).await
     });
@@ -132,8 +127,4 @@ fn child_id(held: &Held) -> Uuid {
     let at = claimed.max(millis(held.step.run_id).saturating_add(1));
     let random: [u8; 10] = rand::random();
     uuid::Builder::from_unix_timestamp_millis(at, &random).into_uuid()
-}
-
-fn gone(what: &str) -> StepError {
-    StepError::permanent(error::LOST, &format!("{what} is gone from the tables"))
 }

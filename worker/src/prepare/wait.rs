@@ -1,16 +1,14 @@
 //! Steps of waits: what must be read for them, and what becomes of the engine's own. All of it is read in a later snapshot than the cycle that gave
 //! the lane the step, which is what keeps a wait and a signal from missing each other (`longshore_core::attempt`).
 
-use std::collections::BTreeSet;
-
 use longshore_core::attempt::Ending;
 use longshore_core::child::Child;
-use longshore_core::error::{self, StepError};
+use longshore_core::error::gone;
 use longshore_core::graph::{DELIVER, LOOK, NodeKind, NodeNumber, TIME_UP, Verdict, WaitKind, timed_out};
 use longshore_core::queue::{StepKind, StepRef};
 use longshore_core::signal::{self, Woken, WokenBy};
-use uuid::Uuid;
 
+use super::{places, runs_of};
 use crate::lane::Held;
 use crate::shared::Shared;
 
@@ -61,12 +59,8 @@ fn key(held: &Held) -> StepRef {
 
 /// Read what steps of waits need. False when the worker gave up waiting.
 pub(super) async fn listen(shared: &Shared, new: &mut [Held]) -> bool {
-    let of = |new: &[Held], chosen: fn(&Held) -> bool| -> Vec<usize> {
-        let acting = |held: &Held| held.live && !held.paused && chosen(held);
-        new.iter().enumerate().filter(|(_, held)| acting(held)).map(|(place, _)| place).collect()
-    };
-    let (woken, delivers) = (of(new, is_woken), of(new, |held| held.step.node == DELIVER));
-    for place in of(new, |held| held.step.node == LOOK && is_milestone(held)) {
+    let (woken, delivers) = (places(new, is_woken), places(new, |held| held.step.node == DELIVER));
+    for place in places(new, |held| held.step.node == LOOK && is_milestone(held)) {
         // the context was read just now, in a later snapshot than the cycle that announced the wait or changed the context
         if let Some(held) = new.get_mut(place)
             && held.version.graph.is_reached(node_in_question(held), &held.values)
@@ -74,7 +68,7 @@ pub(super) async fn listen(shared: &Shared, new: &mut [Held]) -> bool {
             held.heard = Heard::Reached;
         }
     }
-    let looks = of(new, |held| held.step.node == LOOK && !is_milestone(held));
+    let looks = places(new, |held| held.step.node == LOOK && !is_milestone(held));
     if woken.is_empty() && delivers.is_empty() && looks.is_empty() {
         return true;
     }
@@ -101,11 +95,10 @@ async fn read_woken(shared: &Shared, new: &mut [Held], places: &[usize]) -> bool
 }
 
 async fn read_waiters(shared: &Shared, new: &mut [Held], places: &[usize]) -> bool {
-    let runs: BTreeSet<Uuid> = places.iter().filter_map(|place| Some(new.get(*place)?.step.run_id)).collect();
+    let runs = runs_of(new, places);
     if runs.is_empty() {
         return true;
     }
-    let runs: Vec<Uuid> = runs.into_iter().collect();
     let read = shared.insist("read who waits for signals", || async {
         signal::waiters(&mut shared.sender.access.session().await?, &runs).await
     });
@@ -163,10 +156,7 @@ pub(super) fn decide(held: &mut Held) -> Option<Ending> {
         TIME_UP => Some(Ending::Wakes),
         _ if is_woken(held) => Some(match heard {
             Heard::Woken(woken) => woken_by(held, *woken),
-            _ => Ending::Failed {
-                error: StepError::permanent(error::LOST, "what woke this wait is gone from the tables"),
-                retry_after: None,
-            },
+            _ => Ending::Failed { error: gone("what woke this wait"), retry_after: None },
         }),
         _ => None,
     }

@@ -24,9 +24,11 @@ pub(super) fn children_first(definitions: Vec<(String, Definition)>) -> Vec<(Str
     let mut order = Vec::with_capacity(definitions.len());
     let mut seen = HashSet::new();
     for root in 0..definitions.len() {
+        if !seen.insert(root) {
+            continue;
+        }
         // a definition is put in order once its children are; without recursion, since a chain may be long
         let mut open = vec![(root, 0)];
-        seen.insert(root);
         while let Some((place, next)) = open.pop() {
             match children.get(place).and_then(|children| children.get(next)) {
                 Some(&child) => {
@@ -35,8 +37,7 @@ pub(super) fn children_first(definitions: Vec<(String, Definition)>) -> Vec<(Str
                         open.push((child, 0));
                     }
                 }
-                None if !order.contains(&place) => order.push(place),
-                None => {}
+                None => order.push(place),
             }
         }
     }
