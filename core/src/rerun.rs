@@ -156,6 +156,7 @@ pub async fn retry(session: &mut Session<'_>, run_id: Uuid, plan: bool) -> Resul
 }
 
 async fn go_on(session: &mut Session<'_>, run_id: Uuid) -> Result<Plan, Error> {
+    sqlx::query(include_str!("../sql/rerun/clear_pause.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
     sqlx::query(include_str!("../sql/rerun/lock.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
     let run = run_row(session, run_id).await?;
     let state = RunState::from_code(run.state).map_err(|error| sqlx::Error::Decode(error.into()))?;
@@ -176,6 +177,7 @@ async fn go_on(session: &mut Session<'_>, run_id: Uuid) -> Result<Plan, Error> {
     let version = load(session, run.version_id, &run.workflow).await?;
     let records = records(session, run_id).await?;
     let values = values(session, run_id, &run, &version, &run.input, run_id).await?;
+    version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let values = Values { results: results(&records), ..values };
     let standing = stand(&version.graph, &values)?;
     sqlx::query(include_str!("../sql/rerun/reopen.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;

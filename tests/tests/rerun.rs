@@ -104,6 +104,43 @@ async fn a_worker_that_dies_after_the_retry_takes_none_of_the_new_rounds_attempt
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_failed_while_it_was_paused_goes_on_unpaused() {
+    let gate = Gate::default();
+    let definition = json!({"name": "w", "nodes": [{"id": "g", "type": "task", "handler": "gate"}, failing("b", 0), failing("c", 0)],
+        "edges": [["g", "b"], ["b", "c"]], "output": "{{ nodes.c.output }}"});
+    let mut fleet = TestFleet::publish([definition]).await;
+    fleet.add(fleet.worker().gate(&gate).queue("default", Slots(8))).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    fleet.enqueuer.pause(run, "test").await.unwrap();
+    // as a chain whose last step fails: its end is announced to nobody, and nothing settles it
+    let ends = format!(
+        "update longshore.workflow_runs set state = 4, finished_at = now(), error = '{{}}' where run_id = '{run}'"
+    );
+    fleet.database.execute(&ends).await;
+    gate.open(1);
+    fleet.until(&format!("select not exists (select from longshore.step_leases where run_id = '{run}')")).await;
+    retry(&fleet, run).await;
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!("c")));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_was_refused_is_refused_again() {
+    let definition =
+        json!({"name": "w", "input_schema": {"type": "object"}, "nodes": [failing("a", 0), failing("b", 0)]});
+    let fleet = fleet(definition).await;
+    let started: Uuid =
+        sqlx::query_scalar("select longshore.start_run('w', '7')").fetch_one(&fleet.database.pool).await.unwrap();
+    assert_eq!(fleet.ended(started).await.1["name"], "input_invalid");
+    fleet.until("select not exists (select from longshore.closed)").await;
+    let refused = fleet.enqueuer.retry(started).await;
+    assert!(matches!(refused, Err(RerunError::Input(_))), "{refused:?}");
+    assert!(!attempts(&fleet, started).await.iter().any(|(id, ..)| id == "a"));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_completed_beside_the_failure_is_taken_as_it_is() {
     let gate = Gate::default();
     let definition = json!({"name": "w", "nodes": [

@@ -1,4 +1,4 @@
--- The run that is to go on, or to be run anew, and its row for this transaction alone: $1 shard, $2 run, $3 lock it.
+-- The run that is to go on, or to be run anew: $1 shard, $2 run.
 -- settling: its end is not settled yet, or a lane still holds a step of it.
 select r.version_id, r.state, r.priority, w.name as workflow, r.input::text as input, r.key, r.parent_run_id as parent,
     exists (select from longshore.closed c where c.shard = $1 and c.run_id = $2)
