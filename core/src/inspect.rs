@@ -497,7 +497,7 @@ pub async fn fleet(conn: &mut PgConnection) -> Result<Vec<WorkerView>, sqlx::Err
 
 /// The runs that wait for the answer of a person, each with the signal that answers.
 pub async fn approvals(conn: &mut PgConnection) -> Result<Vec<(Uuid, String)>, sqlx::Error> {
-    sqlx::query_as(include_str!("../sql/inspect/approvals.sql")).bind(SHARD).fetch_all(conn).await
+    sqlx::query_as(include_str!("../sql/inspect/approvals.sql")).bind(SHARD).persistent(false).fetch_all(conn).await
 }
 
 fn summary(row: &PgRow) -> Result<RunSummary, sqlx::Error> {

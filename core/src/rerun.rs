@@ -221,11 +221,12 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
             Some(found.ok_or_else(missing)?)
         }
     };
-    let version = match version.filter(|version| *version != old.version_id) {
-        Some(version) => load(session, version, &run.workflow).await?,
-        None => load(session, old.version_id, &run.workflow).await?,
+    let newer = match version.filter(|version| *version != old.version_id) {
+        Some(version) => Some(load(session, version, &run.workflow).await?),
+        None => None,
     };
-    let anew = downstream(&version, &wanted.from)?;
+    let version = newer.as_ref().unwrap_or(&old);
+    let anew = downstream(version, &wanted.from)?;
     let mut records = records(session, wanted.run_id).await?;
     // by id, for another version may number its nodes otherwise
     let places: BTreeMap<NodeNumber, NodeNumber> = records
@@ -237,7 +238,7 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
     records = places.iter().filter_map(|(node, old)| Some((*node, records.remove(old)?))).collect();
     let input = wanted.input.as_ref().map_or(run.input.as_str(), Payload::as_str);
     let new_id: Uuid = sqlx::query_scalar(include_str!("../sql/rerun/new_id.sql")).fetch_one(&mut *session).await?;
-    let values = values(session, wanted.run_id, &run, &version, input, new_id).await?;
+    let values = values(session, wanted.run_id, &run, version, input, new_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let values = Values { results: results(&records), ..values };
     let standing = stand(&version.graph, &values)?;
@@ -270,8 +271,8 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
     }
     // what is not on record is tried for the first time, whatever it was in the other run
     records.retain(|node, _| standing.ended.contains(node));
-    write(session, new_id, &run, &version, &standing, &records).await?;
-    Ok(told(Some(new_id), &version, &standing))
+    write(session, new_id, &run, version, &standing, &records).await?;
+    Ok(told(Some(new_id), version, &standing))
 }
 
 async fn run_row(session: &mut Session<'_>, run_id: Uuid) -> Result<RunRow, Error> {

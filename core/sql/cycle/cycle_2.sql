@@ -371,16 +371,18 @@ begin
                 s_attempt := s_attempt || r.parent_node; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
             end if;
         end loop;
-        for q in select e.run from jsonb_to_recordset(p_frames -> 'context') e (run uuid, changes text) where e.changes is null loop
-            select w.state into v_kind from workflow_runs w
-            where w.shard = p_shard and w.run_id = q.run and w.state in (3, 4) and w.finished_at = now();
-            continue when not found;
-            update context_heads h set n = h.n + 1 where h.shard = p_shard and h.run_id = q.run returning h.n into v_n;
-            continue when not found;
-            insert into execution_context_snapshots (shard, run_id, n, reason, context)
-            select p_shard, q.run, v_n, v_kind, s.context
-            from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
-        end loop;
+        if p_frames ? 'context' then
+            for q in select e.run from jsonb_to_recordset(p_frames -> 'context') e (run uuid, changes text) where e.changes is null loop
+                select w.state into v_kind from workflow_runs w
+                where w.shard = p_shard and w.run_id = q.run and w.state in (3, 4) and w.finished_at = now();
+                continue when not found;
+                update context_heads h set n = h.n + 1 where h.shard = p_shard and h.run_id = q.run returning h.n into v_n;
+                continue when not found;
+                insert into execution_context_snapshots (shard, run_id, n, reason, context)
+                select p_shard, q.run, v_n, v_kind, s.context
+                from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
+            end loop;
+        end if;
     end if;
 
     if cardinality(a_run) > 0 then

@@ -69,7 +69,7 @@ impl Plan {
                     self.record_skip(run_id, frame, node, TOO_FEW);
                     self.spread(&arrived, from, node, &Successors::Skipped);
                 }
-                if arrived.join.need > 0 && node >= 0 {
+                if arrived.join.fires_early() && node >= 0 {
                     self.spread(&arrived, from, node, &Successors::Rested);
                 }
             }

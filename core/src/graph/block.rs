@@ -83,11 +83,6 @@ pub enum BlockKind {
 }
 
 impl BlockKind {
-    /// Whether its one body is all it does, so that the body's frame stands for the block.
-    pub const fn is_choice(&self) -> bool {
-        matches!(self, Self::If { .. } | Self::Switch { .. })
-    }
-
     /// Whether its bodies run at once, counted by a join.
     pub const fn is_wide(&self) -> bool {
         matches!(self, Self::Parallel { .. } | Self::Foreach { .. })
