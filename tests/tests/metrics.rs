@@ -9,7 +9,7 @@ use longshore_tests::TestFleet;
 use longshore_tests::fleet::{TestHandlers, chain, task, with};
 use longshore_tests::http::get;
 use longshore_tests::process::metric;
-use longshore_worker::Slots;
+use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
 
 /// Runs of every ending on one worker that serves metrics: the fleet and a scrape after them.
@@ -21,13 +21,24 @@ async fn scraped() -> (TestFleet, String) {
             with(task("panics", "panic"), json!({"retry": {"max_attempts": 1}})), task("skipped", "echo"), task("caught", "echo")],
             "edges": [["flaky", "panics"], ["panics", "skipped"], {"from": "panics", "to": "caught", "on": "failure"}]}),
         json!({"name": "failing", "nodes": [with(task("a", "flaky"), json!({"input": {"fail": 9, "permanent": true}}))], "edges": []}),
+        json!({"name": "unbuilt", "nodes": [with(task("a", "echo"), json!({"input": {"x": "{{ run.input.n / 0 }}"}}))], "edges": []}),
+        json!({"name": "booked", "nodes": [task("a", "book")], "edges": []}),
         json!({"name": "canceled", "nodes": [{"id": "t", "type": "terminate", "state": "canceled"}], "edges": []}),
     ])
     .await;
-    let worker = fleet.worker().panics().queue("default", Slots(7)).listen("127.0.0.1:0".parse().unwrap());
+    let pool = fleet.database.pool.clone();
+    let book = move |step: Step, input: Value| {
+        let pool = pool.clone();
+        async move {
+            step.transaction().await?.complete_in(pool.begin().await?, &input).await?;
+            Ok::<_, Failure>(input)
+        }
+    };
+    let worker =
+        fleet.worker().panics().handler("book", book).queue("default", Slots(7)).listen("127.0.0.1:0".parse().unwrap());
     let address = fleet.add(worker).await.address().unwrap();
     for _ in 0..5 {
-        for workflow in ["plain", "mixed", "failing", "canceled"] {
+        for workflow in ["plain", "mixed", "failing", "unbuilt", "booked", "canceled"] {
             fleet.run(workflow, json!({"n": 1})).await;
         }
     }
@@ -36,15 +47,16 @@ async fn scraped() -> (TestFleet, String) {
     (fleet, page)
 }
 
+const ATTEMPTS: &str =
+    "select count(*) from longshore.execution_step_attempts a join longshore.workflow_runs r using (run_id)
+    join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node where n.type = 'task'";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_counts_are_those_of_the_database() {
     let (fleet, page) = scraped().await;
     for (outcome, word) in (1..).zip(["completed", "failed"]) {
-        // the figures count what handlers did; steps of the engine's own are only recorded
-        let sql = format!(
-            "select count(*) from longshore.execution_step_attempts where outcome = {outcome} and duration_ms is not null"
-        );
-        let recorded = fleet.database.number(&sql).await;
+        // the figures count attempts of handlers' nodes; steps of the engine's own are only recorded
+        let recorded = fleet.database.number(&format!("{ATTEMPTS} and a.outcome = {outcome}")).await;
         let counted = metric(&page, "longshore_step_attempts_total", &format!("outcome=\"{word}\""));
         assert_eq!(counted as i64, recorded, "{word}");
     }
@@ -58,8 +70,10 @@ async fn the_counts_are_those_of_the_database() {
         .number("select count(*) from longshore.execution_step_attempts where duration_ms is not null")
         .await;
     assert_eq!(metric(&page, "longshore_step_duration_seconds_count", "") as i64, handled);
-    assert_eq!(metric(&page, "longshore_step_wait_seconds_count", "") as i64, handled);
-    assert_eq!(metric(&page, "longshore_run_duration_seconds_count", "") as i64, 20);
+    let attempts = fleet.database.number(&format!("{ATTEMPTS} and a.claimed_at is not null")).await;
+    assert_eq!(metric(&page, "longshore_step_wait_seconds_count", "") as i64, attempts);
+    assert!(attempts > handled, "some attempts end before their handler runs");
+    assert_eq!(metric(&page, "longshore_run_duration_seconds_count", "") as i64, 30);
     assert!(metric(&page, "longshore_cycle_duration_seconds_count", "") >= 20.0);
     assert_eq!(metric(&page, "longshore_build_info", ""), 1.0);
     fleet.finish().await;

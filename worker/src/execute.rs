@@ -31,8 +31,8 @@ pub(crate) enum Report {
     Private { token: Token, answer: oneshot::Sender<Moved> },
     /// To the lane of such a baton: pass it no more, a transaction is about to consume it.
     Suspend { answer: oneshot::Sender<PrivateStep> },
-    /// To the lane of such a baton: it was consumed.
-    Committed,
+    /// To the lane of such a baton: it was consumed, so long after the handler asked for it.
+    Committed { duration: Duration },
 }
 
 /// A step that is about to run.

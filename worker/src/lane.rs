@@ -18,6 +18,7 @@ use longshore_core::cycle::{Baton, Closing, Line};
 use longshore_core::error::{self, ErrorKind, StepError};
 use longshore_core::fleet;
 use longshore_core::queue::HeldStep;
+use longshore_core::state::Outcome;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -198,8 +199,9 @@ impl Lane {
                         self.suspended = answer.send(step).is_ok();
                     }
                 }
-                Report::Committed => {
+                Report::Committed { duration } => {
                     for (_, held) in self.held.drain() {
+                        held.count(Outcome::Completed, Some(duration));
                         self.shared.tell(held.step.queue_id);
                     }
                     self.baton = None;

@@ -259,13 +259,15 @@ impl Metrics {
 
 impl StepMetrics {
     /// An attempt ended: how long its step job waited (enqueued to claimed, by the database's clock) and how long the
-    /// handler ran (by this worker's monotonic clock).
-    pub fn attempt(&self, outcome: Outcome, wait: Duration, duration: Duration) {
+    /// handler ran, if it did (by this worker's monotonic clock).
+    pub fn attempt(&self, outcome: Outcome, wait: Duration, duration: Option<Duration>) {
         if let Some(at) = OUTCOMES.iter().position(|known| *known == outcome) {
             self.attempts[at].increment(1);
         }
         self.wait.record(wait.as_secs_f64());
-        self.duration.record(duration.as_secs_f64());
+        if let Some(duration) = duration {
+            self.duration.record(duration.as_secs_f64());
+        }
     }
 
     fn new(registry: &Registry, labels: [(&str, &str); 3]) -> Self {

@@ -261,12 +261,12 @@ fn bounds_total(held: &Held) -> bool {
 }
 
 fn decide(shared: &Shared, mut held: Held) -> Decided {
+    // whether or not the handler runs: what becomes of the attempt may change until its cycle, and every record of one counts
+    let task = held.version.graph.node(held.step.node).is_some_and(|node| node.handler().is_some());
+    if held.step.kind == StepKind::Run && task {
+        held.metrics = held.version.metrics(&shared.metrics, held.step.node);
+    }
     if !held.live {
-        // an attempt that would have run a handler counts like one that did
-        let task = held.version.graph.node(held.step.node).is_some_and(|node| node.handler().is_some());
-        if held.step.kind == StepKind::Run && task {
-            held.metrics = held.version.metrics(&shared.metrics, held.step.node);
-        }
         return Decided::Ended(held, Ending::Canceled);
     }
     if held.paused {
@@ -279,7 +279,6 @@ fn decide(shared: &Shared, mut held: Held) -> Decided {
         Ok(Todo::End(ending)) => Decided::Ended(held, ending),
         Ok(Todo::Run(start)) => {
             held.slot = true;
-            held.metrics = held.version.metrics(&shared.metrics, held.step.node);
             held.keep_needed_values();
             Decided::Start(held, start)
         }

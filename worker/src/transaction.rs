@@ -92,11 +92,12 @@ impl StepTransaction {
         self.moved.put(Report::Suspend { answer });
         let step: PrivateStep = held.await.map_err(|_| lease_lost())?;
         let mut session = Session::within(&mut transaction, self.link.route);
-        if !complete_in(&mut session, &step, self.began.elapsed(), &output).await? {
+        let duration = self.began.elapsed();
+        if !complete_in(&mut session, &step, duration, &output).await? {
             return Err(lease_lost());
         }
         transaction.commit().await?;
-        self.moved.put(Report::Committed);
+        self.moved.put(Report::Committed { duration });
         Ok(())
     }
 }

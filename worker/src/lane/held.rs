@@ -10,7 +10,7 @@ use longshore_core::graph::{Body, FrameFacts, NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claimed, HeldStep};
 use longshore_core::results::Instance;
-use longshore_core::state::RunState;
+use longshore_core::state::{Outcome, RunState};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::StepMetrics;
@@ -152,6 +152,16 @@ impl Held {
             self.hops = before.held.hops + 1;
             self.since = before.held.since;
         }
+    }
+
+    /// Its attempt is on record.
+    pub(super) fn count(&self, outcome: Outcome, duration: Option<Duration>) {
+        let Some(metrics) = &self.metrics else {
+            return;
+        };
+        let waited = self.step.claimed_at.zip(self.step.enqueued_at);
+        let waited = waited.and_then(|(claimed, enqueued)| (claimed - enqueued).to_std().ok());
+        metrics.attempt(outcome, waited.unwrap_or_default(), duration);
     }
 
     /// The body that the step belongs to; none for an engine step of a block.

@@ -240,13 +240,8 @@ impl Lane {
 
     fn count(&self, finished: &[Finished], plan: &Plan, passed: &Passed) {
         for (finished, outcome) in finished.iter().zip(&plan.outcomes) {
-            if let (Some(metrics), Some(outcome)) = (&finished.held.metrics, outcome) {
-                let step = &finished.held.step;
-                let wait = step
-                    .claimed_at
-                    .zip(step.enqueued_at)
-                    .and_then(|(claimed, enqueued)| (claimed - enqueued).to_std().ok());
-                metrics.attempt(*outcome, wait.unwrap_or_default(), finished.duration.unwrap_or_default());
+            if let Some(outcome) = outcome {
+                finished.held.count(*outcome, finished.duration);
             }
         }
         for ending in &plan.batch.endings {
