@@ -459,7 +459,7 @@ mod tests {
     /// A registry in which every metric has been counted.
     fn used() -> (Metrics, Scrape) {
         let (metrics, scrape) = Metrics::install().unwrap();
-        metrics.step("orders", "order", "charge").attempt(Outcome::Completed, MS, 20 * MS);
+        metrics.step("orders", "order", "charge").attempt(Outcome::Completed, MS, Some(20 * MS));
         metrics.run_ended("order", RunState::Completed, Some(90 * MS));
         metrics.cycle(MS, 1, 2, 3);
         metrics.fenced();
@@ -523,11 +523,11 @@ mod tests {
         let (metrics, scrape) = Metrics::install().unwrap();
         for n in 0..300 {
             let name = format!("w{n}");
-            metrics.step("q", &name, "h").attempt(Outcome::Failed, MS, MS);
+            metrics.step("q", &name, "h").attempt(Outcome::Failed, MS, Some(MS));
             metrics.run_ended(&name, RunState::Failed, None);
             metrics.queue_sample(&name, MS, 1, 1);
         }
-        metrics.step("q", "w0", "h").attempt(Outcome::Failed, MS, MS);
+        metrics.step("q", "w0", "h").attempt(Outcome::Failed, MS, Some(MS));
         let text = scrape.render();
         let other = "queue=\"other\",workflow=\"other\",handler=\"other\",outcome=\"failed\"} 100";
         assert!(text.contains(other), "{text}");
