@@ -79,8 +79,8 @@ pub struct Plan {
     arrivals: BTreeMap<(Uuid, i32, NodeNumber), Arrived>,
     /// Runs closed by this batch (by a give-up or `terminate`), and frames of theirs; 0 is the whole run.
     closed: HashSet<(Uuid, i32)>,
-    /// The frames around those that steps of this batch belong to.
-    paths: HashMap<(Uuid, i32), Vec<i32>>,
+    /// Of the frames that steps of this batch belong to: those whose closing concerns them.
+    concerning: HashMap<(Uuid, i32), Vec<i32>>,
 }
 
 impl Plan {
@@ -110,7 +110,7 @@ impl Plan {
         if !matches!(ended.ending, Ending::Canceled) {
             self.batch.ended_runs.push(step.run_id);
             self.forget_whole_join(ended);
-            self.note_path(ended);
+            self.note_frames(ended);
         }
         if !matches!(ended.ending, Ending::PutBack(_) | Ending::Parked | Ending::Released) {
             self.forget_wait(ended);
@@ -246,7 +246,10 @@ impl Plan {
                 };
                 self.batch.delayed.push((Due::After(after), retry));
             }
-            Retry::GiveUp if policy.is_some_and(|policy| policy.give_up == retry::GiveUp::Pause) => {
+            // nobody pauses a run that has ended
+            Retry::GiveUp
+                if !ended.run_ended && policy.is_some_and(|policy| policy.give_up == retry::GiveUp::Pause) =>
+            {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
                 self.pause(ended, error);
                 // the policy begins anew, and a poison step may be tried again
@@ -367,6 +370,9 @@ impl Plan {
 
     fn terminate(&mut self, index: usize, ended: &Ended<'_>, termination: &Termination) {
         self.record(index, ended, Outcome::Completed, Some(termination.output.clone()), None);
+        if ended.run_ended {
+            return self.complete_body(index, ended, termination.output.clone());
+        }
         let error = termination.error.as_ref().map(StepError::to_payload);
         let output = (termination.state == RunState::Completed).then(|| termination.output.clone());
         let announce = ended.step.frame != 0 || !ended.version.graph.is_chain();
@@ -473,10 +479,10 @@ impl Plan {
 
     /// What this batch closes, a run or a frame, starts nothing more: what its other steps of the batch led to is dropped, their records stay.
     fn drop_consequences_of_what_closed(&mut self) {
-        let (closed, paths) = (&self.closed, &self.paths);
+        let (closed, concerning) = (&self.closed, &self.concerning);
         let open = |run_id: Uuid, frame: i32| {
-            let around = paths.get(&(run_id, frame)).into_iter().flatten();
-            !around.chain([&frame, &0]).any(|frame| closed.contains(&(run_id, *frame)))
+            let concerning = concerning.get(&(run_id, frame)).map_or(&[0][..], Vec::as_slice);
+            !concerning.iter().chain([&frame]).any(|frame| closed.contains(&(run_id, *frame)))
         };
         let mut kept_from = std::mem::take(&mut self.kept_from).into_iter();
         let kept = std::mem::take(&mut self.batch.kept).into_iter();

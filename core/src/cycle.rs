@@ -14,8 +14,8 @@ use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
 pub use self::batch::{
-    Batch, ContextWrite, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, NewChild, NewChunk, NewFrame,
-    NewWait, RunEnding, Wake,
+    Batch, Cleanup, ContextWrite, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, NewChild, NewChunk,
+    NewFrame, NewWait, RunEnding, Wake,
 };
 use self::send::{read_claimed, send};
 use crate::database;
@@ -78,7 +78,7 @@ impl Closing {
     /// Whether a step with these frames around it is concerned.
     #[must_use]
     pub fn concerns(&self, frames: &[crate::graph::FrameFacts]) -> bool {
-        self.frame == 0 || frames.iter().any(|frame| frame.frame == self.frame)
+        crate::graph::concerning(frames).any(|frame| frame == self.frame)
     }
 }
 

@@ -140,6 +140,7 @@ const PROMISES: &[Query] = queries! {
     Some(4), "started_early", "no step started before its predecessors ended";
     Some(1), "orphan", "everything of a run belongs to a run that exists";
     Some(9), "unknown_place", "steps are of their run's version and go to queues that exist";
+    Some(1), "lost_finally", "a try that was cut off comes to its finally";
     Some(11), "unsettled_step", "steps of ended runs are told to stop";
     Some(1), "partitions", "attempts can be recorded for runs started in the next 7 days";
     Some(3), "max_attempts", "no step failed more often than its policy allows";

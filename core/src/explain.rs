@@ -95,6 +95,7 @@ async fn read(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<Explanatio
         error: run.try_get("error")?,
         paused_at: run.try_get("paused_at")?,
         paused_because: run.try_get("paused_because")?,
+        cleans_up: run.try_get("cleans_up")?,
         stuck,
         lost,
         ready,

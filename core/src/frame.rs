@@ -23,6 +23,9 @@ const MAX_COLLECTED: usize = 32 << 20;
 /// The number of a frame until [`Opening::number`].
 const UNNUMBERED: i32 = 0;
 
+/// How long a `finally` may take from when it was closed around, where its `try` has no timeout.
+const CLEAN_UP_WITHIN: Duration = Duration::from_secs(300);
+
 /// The iteration of an instance of a block that is no body itself.
 const NO_BODY: i32 = -1;
 
@@ -61,8 +64,10 @@ pub struct Opening {
     pub later: Vec<Chunk>,
     /// The chunk of iterations whose frames begin here; 0 for all that begin with the block.
     pub chunk: Option<i32>,
-    /// The time the block has from here.
+    /// The time that the first of the frames has from here, or the step's own where none begins.
     pub timeout: Option<Duration>,
+    /// The instance of a `try` whose `finally` begins.
+    pub finally_of: Option<i32>,
     /// The frame of a pass that need not be kept.
     pub forget: Option<i32>,
 }
@@ -123,6 +128,7 @@ impl Graph {
             input: Payload::null(),
             before: Vec::new(),
             live: true,
+            finally: false,
             created_at: None,
         };
         let mut opening = Opening { around: numbers(&values.frames), timeout: block.timeout, ..Opening::default() };
@@ -240,12 +246,39 @@ impl Graph {
                 if !finally {
                     return Ok(Next::End(result));
                 }
-                let given = given.cloned().unwrap_or_else(Payload::null);
-                Ok(Next::Open(open(last, given, vec![ended.frame])))
+                Ok(Next::Open(Self::open_finally(&values.frames, whole, last, given, vec![ended.frame])))
             }
             BlockKind::Parallel { .. } | BlockKind::Foreach { .. } => Ok(Next::Failed),
             BlockKind::If { .. } | BlockKind::Switch { .. } => Ok(Next::End(result)),
         }
+    }
+
+    /// What follows where a `try` was cut off: its `finally` begins. Where that had begun, so `frames` ends with it, its time is bounded from now on.
+    pub fn clean_up(&self, frames: &[FrameFacts], given: Option<&Payload>) -> Result<Opening, StepError> {
+        let Some(last) = frames.last() else {
+            return Err(gone("the frame of the block"));
+        };
+        let (_, block) = self.block(last.block)?;
+        let timeout = Some(block.timeout.unwrap_or(CLEAN_UP_WITHIN));
+        if last.finally {
+            return Ok(Opening { timeout, ..Opening::default() });
+        }
+        let place = block.bodies.len().saturating_sub(1);
+        Ok(Opening { timeout, ..Self::open_finally(frames, last, place, given, Vec::new()) })
+    }
+
+    fn open_finally(
+        frames: &[FrameFacts],
+        whole: &FrameFacts,
+        place: usize,
+        given: Option<&Payload>,
+        before: Vec<i32>,
+    ) -> Opening {
+        let finally_of = Some(whole.frame);
+        let mut opening = Opening { around: numbers(frames), finally_of, ..Opening::default() };
+        let given = given.cloned().unwrap_or_else(Payload::null);
+        opening.bodies(&FrameFacts { before, finally: true, ..whole.clone() }, count(place), vec![given]);
+        opening
     }
 
     /// How a block that runs its bodies at once ends when enough of them have, or all: its output, or why it failed after all.
@@ -401,6 +434,13 @@ impl Opening {
 pub fn timed_out(timeout: Option<Duration>) -> StepError {
     let time = timeout.map(crate::duration::format).unwrap_or_default();
     StepError::new(TIMEOUT, crate::error::ErrorKind::Timeout, &format!("the block did not end within {time}"))
+}
+
+/// The error of a `finally` that was closed around and took too long since.
+pub fn cleaned_up_too_long(timeout: Option<Duration>) -> StepError {
+    let time = crate::duration::format(timeout.unwrap_or(CLEAN_UP_WITHIN));
+    let message = format!("the finally did not end within {time} of when its try was cut off");
+    StepError::new(TIMEOUT, crate::error::ErrorKind::Timeout, &message)
 }
 
 /// The error of a `parallel` of which too few branches completed.

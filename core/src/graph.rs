@@ -23,7 +23,7 @@ pub use block::{Block, BlockKind, BodyNumber};
 pub use on_error::{GivesUp, OnError};
 pub use query::Query;
 pub(crate) use values::Extra;
-pub use values::{Bounds, Delay, FrameFacts, NodeResult, RunFacts, Termination, Values};
+pub use values::{Bounds, Delay, FrameFacts, NodeResult, RunFacts, Termination, Values, concerning};
 pub use wait::{Announcement, Signal, Verdict, timed_out};
 
 use crate::check::Program;
@@ -54,6 +54,8 @@ pub const LOOK: NodeNumber = -8;
 pub const TIME_UP: NodeNumber = -9;
 /// The engine's node of a step that waits for a run, in its frame: that run has ended. Its number is the node's that waits.
 pub const CHILD: NodeNumber = -10;
+/// The engine's node of a `try` that was cut off, which begins its `finally`; or of a `finally` at work when that happened, whose time it bounds.
+pub const CLEAN_UP: NodeNumber = -11;
 
 /// A compiled version of a workflow.
 pub struct Graph {
@@ -69,6 +71,7 @@ pub struct Graph {
     milestones: bool,
     queries: BTreeMap<String, Query>,
     closes_children: bool,
+    finally: bool,
 }
 
 /// One graph of a version: the run's own, or a body of a block.
@@ -447,6 +450,11 @@ impl Graph {
     /// True if nothing else of a run can be out when one of its nodes ends: it is a chain without blocks.
     pub fn is_chain(&self) -> bool {
         self.bodies.first().is_some_and(Body::is_chain)
+    }
+
+    /// True if steps of a run may go on after its end: it has a `finally`.
+    pub fn has_finally(&self) -> bool {
+        self.finally
     }
 
     /// True if a run may leave child runs that it does not wait for, and that something becomes of when it ends.

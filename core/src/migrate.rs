@@ -58,6 +58,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("cycle", "promote"),
     function!("cycle", "reap"),
     function!("cycle", "settle_begin"),
+    function!("cycle", "clean_up"),
     function!("cycle", "settle"),
     function!("cycle", "upkeep_2"),
     function!("cycle", "upkeep"),

@@ -102,7 +102,8 @@ pub async fn frames(
     let mut chains: HashMap<FrameRef, Vec<FrameFacts>> = HashMap::new();
     for row in rows.fetch_all(db).await? {
         let chain = chains.entry((row.try_get("run_id")?, row.try_get("of_frame")?)).or_default();
-        let around = chain.last().is_none_or(|frame| frame.live);
+        let finally = row.try_get("finally")?;
+        let around = finally || chain.last().is_none_or(|frame| frame.live);
         let bounds: Option<&str> = row.try_get("bounds")?;
         let input: Option<&str> = row.try_get("input")?;
         chain.push(FrameFacts {
@@ -117,6 +118,7 @@ pub async fn frames(
             input: input.map_or_else(Payload::null, |text| Payload::trusted(text.into())),
             before: Vec::new(),
             live: around && row.try_get("live")?,
+            finally,
             created_at: row.try_get("created_at")?,
         });
     }

@@ -281,7 +281,16 @@ const CHECKS: &[(&str, &str)] = &[
         select format('run %s node %s attempt %s was claimed %s after the cancel', a.run_id, a.node, a.attempt, a.claimed_at - c.at)
         from chaos.canceled c join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = c.run_id
         join longshore.workflow_runs r on r.shard = 0 and r.run_id = c.run_id
-        where c.at is not null and r.state = 5 and r.retries = 0 and a.node >= 0 and a.outcome in (1, 2) and a.claimed_at > c.at"),
+        where c.at is not null and r.state = 5 and r.retries = 0 and a.node >= 0 and a.outcome in (1, 2) and a.claimed_at > c.at
+          and not exists (select from longshore.frames f where f.shard = 0 and f.run_id = a.run_id and f.frame = a.frame and f.shield is not null)"),
+    ("a try comes to its finally, once, whatever ended it", "
+        select format('run %s frame %s block %s: state %s, %s of its finally', w.run_id, w.frame, n.id, w.state, f.count)
+        from longshore.frames w
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = w.node and n.type = 'try'
+        cross join lateral (select count(*) from longshore.frames f where f.shard = 0 and f.run_id = w.run_id and f.parent = w.frame
+                            and f.iteration = 2 and f.state in (3, 4)) f
+        where w.whole and f.count <> 1"),
     ("a completed block made the iterations that its input demands", "
         select format('run %s (%s, x %s) frame %s block %s: %s of %s iterations, output %s', s.run_id, s.kind, s.x, a.frame, n.id, f.count, i.count, a.output)
         from (select distinct run_id, kind, x from chaos.started) s

@@ -234,6 +234,7 @@ impl ManualLane {
                     since_first: None,
                     changes: &[],
                     random: 0.5,
+                    run_ended: false,
                     slot: true,
                     may_keep: !held.step.solo,
                 }

@@ -67,6 +67,11 @@ fn naps() -> Value {
     json!({"name": "naps", "nodes": [{"id": "each", "type": "foreach", "items": [1, 2], "timeout": "2h", "body": {"nodes": [again]}}]})
 }
 
+fn tried() -> Value {
+    let body = |id: &str| json!({"nodes": [{"id": id, "type": "task", "handler": "echo"}]});
+    json!({"name": "tried", "nodes": [{"id": "t", "type": "try", "body": body("a"), "finally": body("last")}]})
+}
+
 /// A database after a fleet crashed in the middle of its work: runs that ended in every way, and live ones in every place. No promise is broken
 /// and there is nothing to note.
 struct Lived {
@@ -87,6 +92,7 @@ impl Lived {
             choice(),
             stop(),
             naps(),
+            tried(),
             slow,
             warehouse,
             json!({"name": "waits", "nodes": [{"id": "a", "type": "wait", "signal": "go", "timeout": "1h"}]}),
@@ -106,6 +112,7 @@ impl Lived {
             ("gift", "choice", json!({"gift": true}), "completed"),
             ("plain", "choice", json!({"gift": false}), "completed"),
             ("stopped", "stop", json!({}), "completed"),
+            ("tried", "tried", json!({}), "completed"),
             ("early", "early", json!({}), "completed"),
         ];
         for (name, workflow, input, _) in &ended {
@@ -264,6 +271,16 @@ const DAMAGE: &[Damage] = &[
         "update frames set state = 5, finished_at = now() where run_id = {napping} and frame = (select max(frame) from frames where run_id = {napping});
          delete from step_delayed where run_id = {napping} and frame = (select max(frame) from frames where run_id = {napping})",
         &["stuck_frame"],
+    ),
+    (
+        "a try was cut off, and its finally is forgotten",
+        "update frames set cleanup = 1 where run_id = {tried} and whole",
+        &["lost_finally"],
+    ),
+    (
+        "the step job that begins a finally is gone",
+        "update frames set cleanup = 2 where run_id = {tried} and whole",
+        &["lost_finally"],
     ),
     ("all step jobs of a run within a block are gone", "delete from step_delayed where run_id = {napping}", &["stuck_run"]),
     (

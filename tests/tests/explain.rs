@@ -416,7 +416,7 @@ async fn a_block_says_how_many_iterations_have_ended_and_a_body_what_its_end_wai
     gate.open(2);
     gate.entered(4).await;
     fleet.until("select count(*) = 1 from longshore.step_joins where node = -3").await;
-    fleet.until("select count(*) = 2 from longshore.step_leases").await;
+    fleet.until("select count(*) = 2 and bool_and(node >= 0) from longshore.step_leases").await;
     let answer = why(&fleet, run).await;
     says(&answer, "1 of 4 iterations of each have ended; waits for each[1] (running), each[2] (running) and 1 more");
     says(&answer, "1 of 4 iterations of each failed, it fails with 3");

@@ -285,7 +285,7 @@ async fn the_keys_of_json_output_do_not_change() {
     let counts = inspect::counts(&mut connection, run).await.unwrap().unwrap();
     insta::assert_snapshot!(keys(&counts), @"canceled completed delayed failed nodes pending ready running skipped waiting");
     let answer = explain::explain(&mut connection, run).await.unwrap().unwrap();
-    insta::assert_snapshot!(keys(&answer), @"created_at delayed delayed_total error finished_at held held_total joins joins_total lost now paused_at paused_because pending problems ready ready_total run_at run_id state stuck version waiting waiting_total workflow");
+    insta::assert_snapshot!(keys(&answer), @"cleans_up created_at delayed delayed_total error finished_at held held_total joins joins_total lost now paused_at paused_because pending problems ready ready_total run_at run_id state stuck version waiting waiting_total workflow");
     insta::assert_snapshot!(keys(&answer.ready[0]), @"ahead alone attempt frame handler node priority queue since within work workers");
     insta::assert_snapshot!(keys(&answer.held[0]), @"attempt claimed_at frame heartbeat_at host lane_id lease_until node overdue pid within work worker worker_live");
     insta::assert_snapshot!(keys(&answer.joins[0]), @"fired frame in_edges need node resolved taken waits_for waits_for_total within");
@@ -296,7 +296,7 @@ async fn the_keys_of_json_output_do_not_change() {
     insta::assert_snapshot!(keys(&report), @"checks");
     insta::assert_snapshot!(keys(&report.checks[0]), @"examples found name promise says severity");
     let names: Vec<_> = report.checks.iter().map(|check| check.name).collect();
-    insta::assert_snapshot!(names.join(" "), @"stuck_run stuck_frame lost_wake_up parked_step lost_child orphan_child accepted_once attempt_numbers one_home lease_overdue join_counts lost_successor lost_retry undecided_node started_early orphan unknown_place unsettled_step partitions max_attempts version_altered functions residue unsettled silent_workers unserved_queues vacuum_behind invalid_indexes old_snapshots");
+    insta::assert_snapshot!(names.join(" "), @"stuck_run stuck_frame lost_wake_up parked_step lost_child orphan_child accepted_once attempt_numbers one_home lease_overdue join_counts lost_successor lost_retry undecided_node started_early orphan unknown_place lost_finally unsettled_step partitions max_attempts version_altered functions residue unsettled silent_workers unserved_queues vacuum_behind invalid_indexes old_snapshots");
     drop(connection);
     fleet.database.drop().await;
 }

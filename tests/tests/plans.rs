@@ -316,7 +316,11 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
     sqlx::query(due).bind(runs).execute(&mut *admin).await.unwrap();
     session.call("promote", &[one("p_limit", &keys.to_string())]).await;
 
-    // the runs' closings, each with joins, ready and delayed jobs to clear away
+    // the runs' closings, each with joins, ready and delayed jobs to clear away, a `try` that was cut off, and a `finally` at work
+    let cut = "update longshore.frames set cleanup = case when whole then 1 end, shield = case when frame = 2 then 2 end, state = 1, output = null,
+        finished_at = null where run_id = any($1) and frame < 3";
+    sqlx::query(cut).bind(runs).execute(&mut *admin).await.unwrap();
+    session.call("clean_up", &[one("p_run", &runs[1].to_string()), one("p_frame", "1")]).await;
     session.call("settle_begin", &[]).await;
     let closings: Vec<(Uuid, i64)> =
         sqlx::query_as("select run_id, close_id from longshore.closed where run_id = any($1) order by 1")
@@ -511,7 +515,9 @@ async fn no_function_reads_a_whole_table_with_the_plans_it_made_while_it_was_emp
 /// called with 128). One walk over a table reads its 100,000 rows.
 fn most(function: &str) -> (i64, i64) {
     match function {
-        "close_run" | "pause_run" | "resume_run" | "complete_in" | "start_run" | "ask_child" => (1_000, 200),
+        "close_run" | "pause_run" | "resume_run" | "complete_in" | "start_run" | "ask_child" | "clean_up" => {
+            (1_000, 200)
+        }
         "settle_begin" => (2_000, 2_000),
         "read_inputs" | "step_results" => (500, 2_000),
         "recover" | "promote" | "prune_runs" => (3_000, 10_000),

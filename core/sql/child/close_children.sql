@@ -1,6 +1,6 @@
 -- What becomes of child runs whose parents are closed: of each run of p_runs whose frame in p_frames is 0 all of them, else those that steps of that
 -- frame wait for. As their close policy says they are canceled, and theirs with them, live on, or are asked to end.
--- Who descends from whom is found first and locked by nobody; then the runs are closed in the order of their ids, as in a cycle. A child's id is always
+-- Those that a live `finally` started stay. Who descends from whom is found first and locked by nobody; then the runs are closed in the order of their ids, as in a cycle. A child's id is always
 -- larger than its parent's. What is started meanwhile is found by settling. Safe to repeat.
 create or replace function longshore.close_children(p_shard smallint, p_runs uuid[], p_frames int[])
 returns void
@@ -26,6 +26,8 @@ begin
         from unnest(v_runs, v_frames) t (run_id, frame),
             lateral (select r.run_id, r.close_policy from workflow_runs r
                      where t.frame = 0 and r.shard = p_shard and r.parent_run_id = t.run_id and r.state in (1, 2)
+                       and (select f.shield from frames f where f.shard = p_shard and f.run_id = t.run_id and f.frame = r.parent_frame
+                            and f.state = 1) is null
                      union all
                      select r.run_id, r.close_policy from workflow_runs r
                      where t.frame <> 0 and r.shard = p_shard and r.parent_run_id = t.run_id and r.parent_frame = t.frame and r.awaited and r.state in (1, 2)

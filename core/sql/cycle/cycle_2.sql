@@ -25,8 +25,10 @@
 -- p_frames   null where no block is concerned, else an object:
 --            end     frames that end, sorted by run and frame: run, frame, state, output, error (JSON texts), announce (as z_close); then_frame,
 --                    then_node, then_attempt: the step job of kind 4 that says what follows, if then_node is not null, with queue, priority,
---                    version, keep. A frame that another ended before stays as it is, and nothing follows
---            new     frames that begin: run, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input (a JSON text)
+--                    version, keep. A frame that another ended before stays as it is, and nothing follows. Without a state: a `try` whose `finally`
+--                    begins here
+--            new     frames that begin: run, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input (a JSON text),
+--                    shield, cleanup
 --            chunks  iterations that begin together, now or later: run, frame, chunk, first, count, items (a JSON text)
 --            opened  such that begin now: run, frame, chunk, first
 --            forget  passes of a while that need not be kept: run, frame, deep (there may be frames below it)
@@ -120,10 +122,16 @@ begin
         for q in select e.run, e.frame, e.state, e.output, e.error, e.announce, e.then_frame, e.then_node, e.then_attempt, e.queue, e.priority, e.version, e.keep
                  from jsonb_to_recordset(p_frames -> 'end') e (run uuid, frame int, state smallint, output text, error text, announce boolean,
                      then_frame int, then_node int, then_attempt int, queue int, priority smallint, version int, keep boolean) loop
+            if q.state is null then
+                update frames f set cleanup = null where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame;
+                continue;
+            end if;
             update frames f set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = now()
-            where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame and f.state = 1;
+            where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame and f.state = 1
+            returning f.cleanup into v_kind;
             continue when not found;
-            if q.announce then
+            -- the time of a `finally` that was closed around is bounded by a step job, which goes with it
+            if q.announce or v_kind = 3 then
                 insert into closed (shard, run_id, frame) values (p_shard, q.run, q.frame) returning close_id into v_close;
                 tag := 'x'; run_id := q.run; frame := q.frame; seq := v_close;
                 return next;
@@ -156,10 +164,11 @@ begin
             update frame_chunks c set first = q.first, items = null
             where c.shard = p_shard and c.run_id = q.run and c.frame = q.frame and c.chunk = q.chunk;
         end loop;
-        insert into frames (shard, run_id, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input)
-        select p_shard, e.run, e.frame, e.parent, e.node, e.attempt, e.iteration, e.body, e.path, e.before, e.failed, e.whole, e.bounds, e.input::jsonb
+        insert into frames (shard, run_id, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input, shield, cleanup)
+        select p_shard, e.run, e.frame, e.parent, e.node, e.attempt, e.iteration, e.body, e.path, e.before, e.failed, e.whole, e.bounds, e.input::jsonb,
+            e.shield, e.cleanup
         from jsonb_to_recordset(p_frames -> 'new') e (run uuid, frame int, parent int, node int, attempt int, iteration int, body int, path int[], before int[],
-            failed smallint, whole boolean, bounds jsonb, input text);
+            failed smallint, whole boolean, bounds jsonb, input text, shield int, cleanup smallint);
         insert into frame_chunks (shard, run_id, frame, chunk, first, count, items)
         select p_shard, e.run, e.frame, e.chunk, e.first, e.count, e.items::jsonb
         from jsonb_to_recordset(p_frames -> 'chunks') e (run uuid, frame int, chunk int, first int, count int, items text);
@@ -363,7 +372,9 @@ begin
                 -- who has this step job looks what became of the run, and wakes the step that waits for it. No lock on the parent
                 select p.version_id, p.priority, v.first_queue_id into k
                 from workflow_runs p, lateral (select x.first_queue_id from workflow_versions x where x.version_id = p.version_id offset 0) v
-                where p.shard = p_shard and p.run_id = r.parent_run_id and p.state in (1, 2);
+                where p.shard = p_shard and p.run_id = r.parent_run_id
+                  and (p.state in (1, 2) or exists (select from frames f where f.shard = p_shard and f.run_id = p.run_id and f.frame = r.parent_frame
+                                                    and f.shield is not null));
                 continue when not found;
                 v_spilled := v_spilled + 1;
                 s_queue := s_queue || k.first_queue_id; s_priority := s_priority || k.priority; s_run := s_run || r.parent_run_id;

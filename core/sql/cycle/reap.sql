@@ -67,7 +67,9 @@ begin
                     'attempt', h.attempt, 'details', jsonb_build_object('alone', v_alone)))
             on conflict (shard, run_id, frame, node, attempt) do nothing;
         end if;
-        if h.state in (1, 2) then
+        -- of an ended run only a `finally` goes on
+        if h.state in (1, 2) or h.node = -11 or exists (select from frames f where f.shard = p_shard and f.run_id = h.run_id and f.frame = h.frame
+                                                        and f.shield is not null) then
             insert into step_ready (shard, queue_id, priority, run_id, version_id, frame, node, kind, attempt, failed, lost)
             values (p_shard, h.queue_id, h.priority + case when h.counted and h.node >= 0 then 16 else 0 end, h.run_id, h.version_id, h.frame, h.node, h.kind,
                 h.attempt + h.counted::int, h.failed, h.lost + (h.counted and v_alone)::int);

@@ -1,6 +1,8 @@
 -- Second half of settling: if every baton seen by settle_begin is gone, remove what the closed runs and frames left: joins, and step jobs nobody
--- had claimed (each try gets its record, `canceled`); frames that are live no more are marked `canceled`; child runs are closed as their policy says. The row in closed goes when no baton
--- holds a step of the run, or of the frame and those below it, any more.
+-- had claimed (each try gets its record, `canceled`); frames that are live no more are marked `canceled`; child runs are closed as their policy says.
+-- A `finally` that has begun is spared, with what is below it, by what is closed around it: a step job (node -11) bounds its time from then on. When no baton
+-- holds a step of the run, or of the frame and those below it, any more, such a step job begins the `finally` of each `try` that was cut off before its
+-- own, the innermost first. When none is left the row in closed goes.
 -- Returns how many closings were removed, or null while a baton of settle_begin still stands. Safe to call again.
 create or replace function longshore.settle(p_shard smallint, p_runs uuid[], p_closes bigint[], p_lanes bigint[], p_cycles bigint[])
 returns int
@@ -24,6 +26,8 @@ declare
     v_held_run uuid[];
     v_held_frame int[];
     v_frames int[];                                              -- null: the whole run
+    v_spared int[];                                              -- but these
+    v_left boolean;
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
     c_run uuid[]; c_frame int[];                                 -- whose child runs are closed
 begin
@@ -41,12 +45,21 @@ begin
         from (select c.close_id, c.frame from closed c
               where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
         continue when v_closes is null;
+        select array_agg(x.frame) into v_spared from frames x
+        where x.shard = p_shard and x.run_id = q.run_id and x.shield is not null
+          and not exists (select from unnest(v_closed) c (frame)
+                          where array_position(x.path || x.frame, c.frame) >= array_position(x.path || x.frame, x.shield));
         v_frames := null;
         if 0 = any (v_closed) then
             delete from pauses x where x.shard = p_shard and x.run_id = q.run_id;
+            if v_spared is not null then
+                update step_delayed s set parked = false, due_at = now()
+                where s.shard = p_shard and s.run_id = q.run_id and s.parked and s.frame = any (v_spared);
+            end if;
         else
             select array_agg(x.frame) into v_frames from frames x
-            where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed);
+            where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed)
+              and (v_spared is null or x.frame <> all (v_spared));
             v_frames := coalesce(v_frames, v_closed);
         end if;
         perform from workflow_runs r where r.shard = p_shard and r.parent_run_id = q.run_id limit 1;
@@ -59,6 +72,7 @@ begin
         for f in
             select x.frame, x.whole, x.parent, x.node, x.attempt, x.created_at from frames x
             where x.shard = p_shard and x.run_id = q.run_id and x.state = 1 and (v_frames is null or x.frame = any (v_frames))
+              and (v_spared is null or x.frame <> all (v_spared))
             order by x.frame
         loop
             update frames x set state = 5, finished_at = now() where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.state = 1;
@@ -74,13 +88,15 @@ begin
         select p_shard, x.run_id, x.parent, x.node, x.attempt, 4, 0, x.created_at, x.created_at, now()
         from frames x
         where x.shard = p_shard and x.run_id = q.run_id and x.whole and x.state in (3, 4) and (v_frames is null or x.parent = any (v_frames))
+          and (v_spared is null or x.parent <> all (v_spared))
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames));
+        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames))
+            and (v_spared is null or x.frame <> all (v_spared));
         -- a wait that was woken has a step job, which is its home
         m_run := null; m_frame := null; m_node := null; m_attempt := null;
         for f in
             select x.frame, x.node, x.attempt, x.woken_at from step_waiting x
-            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames))
+            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames)) and (v_spared is null or x.frame <> all (v_spared))
             order by x.frame, x.node for update
         loop
             delete from step_waiting x where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.node = f.node;
@@ -91,12 +107,14 @@ begin
         select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
         from unnest(m_run, m_frame, m_node, m_attempt) t (run_id, frame, node, attempt)
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame = any (v_frames));
+        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame = any (v_frames))
+            and (v_spared is null or j.frame <> all (v_spared));
         with d as (
             delete from step_ready r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
               and r.ctid = any (array(select s.ctid from step_ready s where s.shard = p_shard and s.run_id = q.run_id
-                                      and (v_frames is null or s.frame = any (v_frames)) for update skip locked))
+                                      and (v_frames is null or s.frame = any (v_frames)) and (v_spared is null or s.frame <> all (v_spared))
+                                      and s.node <> -11 for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
         into m_run, m_frame, m_node, m_kind, m_attempt from d;
@@ -108,7 +126,8 @@ begin
             delete from step_delayed r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
               and r.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.run_id = q.run_id
-                                      and (v_frames is null or s.frame = any (v_frames)) for update skip locked))
+                                      and (v_frames is null or s.frame = any (v_frames)) and (v_spared is null or s.frame <> all (v_spared))
+                                      and s.node <> -11 for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
         into m_run, m_frame, m_node, m_kind, m_attempt from d;
@@ -116,13 +135,40 @@ begin
         select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
         from unnest(m_run, m_frame, m_node, m_kind, m_attempt) t (run_id, frame, node, kind, attempt) where t.kind in (0, 3)
         on conflict (shard, run_id, frame, node, attempt) do nothing;
+        if v_spared is not null then
+            for f in
+                select x.frame from frames x
+                where x.shard = p_shard and x.run_id = q.run_id and x.frame = any (v_spared) and x.shield = x.frame and x.state = 1 and x.cleanup is null
+                  and (0 = any (v_closed) or x.path && v_closed)
+                order by x.frame
+            loop
+                perform clean_up(p_shard, q.run_id, f.frame);
+            end loop;
+        end if;
         for k in select t.close_id, t.frame from unnest(v_closes, v_closed) t (close_id, frame) loop
             perform from unnest(v_held_run, v_held_frame) h (run_id, frame)
-            where h.run_id = q.run_id and (k.frame = 0 or h.frame = any (v_frames)) limit 1;
-            if not found then
-                delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = k.close_id;
-                v_settled := v_settled + 1;
-            end if;
+            where h.run_id = q.run_id and (k.frame = 0 and (v_spared is null or h.frame <> all (v_spared)) or h.frame = any (v_frames)) limit 1;
+            continue when found;
+            v_left := false;
+            -- below what was closed: a `finally` at work, and each `try` that has not come to its own
+            for f in
+                select x.frame, x.state = 1 or x.cleanup = 2 or exists (
+                    select from frames y
+                    where y.shard = p_shard and y.run_id = q.run_id and x.frame = any (y.path)
+                      and (y.cleanup in (1, 2) and y.state <> 1 or y.shield = y.frame and y.state = 1)) as waits
+                from frames x
+                where x.shard = p_shard and x.run_id = q.run_id and (k.frame in (0, x.frame) or k.frame = any (x.path))
+                  and (x.cleanup in (1, 2) and x.state <> 1 and (v_spared is null or x.frame <> all (v_spared)) or x.shield = x.frame and x.state = 1)
+                order by x.frame
+            loop
+                v_left := true;
+                if not f.waits then
+                    perform clean_up(p_shard, q.run_id, f.frame);
+                end if;
+            end loop;
+            continue when v_left;
+            delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = k.close_id;
+            v_settled := v_settled + 1;
         end loop;
     end loop;
     -- runs come last in the order of locks, those of all closings by id

@@ -24,6 +24,6 @@ with homes as (
     where v.version_id is null
        or h.version_id <> r.version_id
        or h.queue_id is not null and q.queue_id is null
-       or n.node is null and h.node not between -10 and -1
+       or n.node is null and h.node not between -11 and -1
 )
 select (select count(*) from broken) as found, array(select b.example from broken b order by b.example limit 5) as examples

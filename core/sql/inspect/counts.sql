@@ -18,25 +18,26 @@ cross join lateral (
     offset 0
 ) r
 cross join lateral (                                              -- the graphs whose nodes are all to come to something
-    select sum(b.nodes) as nodes, array_agg(b.frame) filter (where b.frame > 0) as live
+    select sum(b.nodes) as nodes, array_agg(b.frame) filter (where b.frame > 0) as live,
+        coalesce(array_agg(b.frame) filter (where b.shield is not null), '{}') as spared
     from (
-        select 0 as frame, (select count(*) from longshore.workflow_nodes n where n.version_id = r.version_id and n.body = 0) as nodes
+        select 0 as frame, null::int as shield, (select count(*) from longshore.workflow_nodes n where n.version_id = r.version_id and n.body = 0) as nodes
         union all
-        select f.frame, (select count(*) from longshore.workflow_nodes n where n.version_id = r.version_id and n.body = f.body)
+        select f.frame, f.shield, (select count(*) from longshore.workflow_nodes n where n.version_id = r.version_id and n.body = f.body)
         from longshore.frames f
         where f.shard = $1 and f.run_id = u.run_id and f.state = 1 and f.body is not null
     ) b
 ) i
 cross join lateral (
     select count(*) as known, count(*) filter (where x.frame = 0 or x.frame = any (i.live)) as placed,
-        count(*) filter (where x.state = 11 and r.state < 3) as ready,
-        count(*) filter (where x.state = 12 and r.state < 3) as delayed,
-        count(*) filter (where x.state = 15 and r.state < 3) as waiting,
-        count(*) filter (where x.state = 13 or x.state = 14 and r.state < 3) as running,
+        count(*) filter (where x.state = 11 and (r.state < 3 or x.frame = any (i.spared))) as ready,
+        count(*) filter (where x.state = 12 and (r.state < 3 or x.frame = any (i.spared))) as delayed,
+        count(*) filter (where x.state = 15 and (r.state < 3 or x.frame = any (i.spared))) as waiting,
+        count(*) filter (where x.state = 13 or x.state = 14 and (r.state < 3 or x.frame = any (i.spared))) as running,
         count(*) filter (where x.state = 1) as completed,
         count(*) filter (where x.state in (2, 3)) as failed,
         count(*) filter (where x.state = 5) as skipped,
-        count(*) filter (where x.state in (4, 6) or x.state in (11, 12, 14, 15) and r.state >= 3) as canceled
+        count(*) filter (where x.state in (4, 6) or x.state in (11, 12, 14, 15) and r.state >= 3 and x.frame <> all (i.spared)) as canceled
     from (
         select distinct on (y.frame, y.node) y.frame, y.node, y.state
         from (                                                    -- a home (attempt beyond any) comes before the latest attempt

@@ -5,7 +5,7 @@ language plpgsql immutable
 set search_path = longshore, pg_temp
 as $node_name$
 begin
-    return coalesce(p_id, (array['(child run)', '(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)',
-        '(failed iterations)', '(end)', '(start)'])[p_node + 11], '(node ' || p_node || ')');
+    return coalesce(p_id, (array['(clean-up)', '(child run)', '(time of a wait)', '(look for a signal)', '(signal)', '(timeout)', '(next)', '(opens iterations)',
+        '(failed iterations)', '(end)', '(start)'])[p_node + 12], '(node ' || p_node || ')');
 end
 $node_name$;

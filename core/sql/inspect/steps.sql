@@ -1,7 +1,7 @@
 -- Where each node of a run stands, in the order of the definition; no rows if there is no such run.
 --   $1 shard   $2 run id
 -- A step's home (ready, delayed, waiting, a lane's arrays) says its state; without one its latest attempt does; without any it is pending. In a run
--- that ended, a step that is still queued is canceled: it will be dropped when it is claimed.
+-- that ended, a step that is still queued is canceled, but for those of a `finally`: it will be dropped when it is claimed.
 -- A block whose instance is live is running, and canceled where that was. Nodes of a body are pending in its live instances alone.
 -- The nodes come in by union, not by a join: a join of two sets without an index, both believed small, would loop over 10,000 nodes squared.
 with run as materialized (
@@ -9,7 +9,7 @@ with run as materialized (
     from longshore.workflow_runs r
     where r.shard = $1 and r.run_id = $2
 ), frames as materialized (
-    select f.frame, f.parent, f.node, f.attempt, f.whole, f.body, f.state, f.created_at, f.finished_at
+    select f.frame, f.parent, f.node, f.attempt, f.whole, f.body, f.state, f.shield, f.created_at, f.finished_at
     from longshore.frames f
     where f.shard = $1 and f.run_id = $2
 ), latest as materialized (
@@ -72,7 +72,8 @@ with run as materialized (
 select k.frame, n.node as number, n.id as node, n.type, n.handler, q.name as queue,
     case
         when k.home is null and k.outcome is null then 'pending'
-        when run.ended and k.home in ('ready', 'delayed', 'waiting', 'open') then 'canceled'
+        when run.ended and k.home in ('ready', 'delayed', 'waiting', 'open')
+            and not exists (select from frames f where f.frame = k.frame and f.shield is not null) then 'canceled'
         when k.home = 'open' then 'running'
         else coalesce(k.home, (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[k.outcome])
     end as state,

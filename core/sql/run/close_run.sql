@@ -27,7 +27,9 @@ begin
         insert into step_ready (shard, queue_id, priority, run_id, version_id, frame, node, kind, attempt)
         select p_shard, v.first_queue_id, p.priority, p.run_id, p.version_id, v_run.parent_frame, -10, 4, v_run.parent_node
         from workflow_runs p, lateral (select x.first_queue_id from workflow_versions x where x.version_id = p.version_id offset 0) v
-        where v_run.awaited and p.shard = p_shard and p.run_id = v_run.parent_run_id and p.state in (1, 2);
+        where v_run.awaited and p.shard = p_shard and p.run_id = v_run.parent_run_id
+          and (p.state in (1, 2) or exists (select from frames f where f.shard = p_shard and f.run_id = p.run_id and f.frame = v_run.parent_frame
+                                            and f.shield is not null));
         perform close_children(p_shard, array[p_run], array[0]);
         return query select true, true, v_state;
         return;

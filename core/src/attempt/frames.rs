@@ -3,10 +3,10 @@
 //! (`FrameEnding::then`), and the database makes that where the end took effect.
 
 use super::{Ended, Plan};
-use crate::cycle::{Due, Following, FrameEnding, NewChunk, NewFrame};
+use crate::cycle::{Cleanup, Due, Following, FrameEnding, NewChunk, NewFrame};
 use crate::error::StepError;
 use crate::frame::{Chunk, Opening};
-use crate::graph::{Block, END, FAILURES, FrameFacts, Join, NEXT, Node, NodeNumber, TIMEOUT};
+use crate::graph::{Block, END, FAILURES, FrameFacts, Join, NEXT, Node, NodeNumber, TIMEOUT, concerning};
 use crate::payload::Payload;
 use crate::queue::{StepKind, StepRef};
 use crate::state::Outcome;
@@ -46,17 +46,26 @@ impl Plan {
         let run_id = ended.step.run_id;
         let graph = &ended.version.graph;
         let whole = opening.frames.first().filter(|first| first.whole);
-        if let (Some(whole), Some(timeout)) = (whole, opening.timeout) {
-            let step = ended.step_job(whole.frame, TIMEOUT, StepKind::Advance);
-            self.batch.delayed.push((Due::After(timeout), step));
+        if let Some(timeout) = opening.timeout {
+            let timed = opening.frames.first().map_or(ended.step.frame, |first| first.frame);
+            self.batch.delayed.push((Due::After(timeout), ended.step_job(timed, TIMEOUT, StepKind::Advance)));
         }
+        self.batch.finally_of.extend(opening.finally_of.map(|frame| (run_id, frame)));
+        let shield = ended.values.frames.iter().rfind(|frame| frame.finally).map(|frame| frame.frame);
         for facts in &opening.frames {
-            let mut path = opening.around.clone();
-            path.extend(whole.filter(|whole| whole.frame != facts.frame).map(|whole| whole.frame));
-            self.paths.insert((run_id, facts.frame), path.clone());
+            let within = whole.filter(|whole| whole.frame != facts.frame).map(|whole| whole.frame);
+            let path: Vec<i32> = opening.around.iter().copied().chain(within).collect();
+            let shield = if facts.finally { Some(facts.frame) } else { shield };
+            let around = concerning(&ended.values.frames).chain(within).filter(|_| !facts.finally);
+            self.concerning.insert((run_id, facts.frame), around.chain([facts.frame]).collect());
+            let cleanup = if facts.whole {
+                block(ended, facts).filter(|block| block.has_finally()).map(|_| Cleanup::Due)
+            } else {
+                opening.timeout.filter(|_| facts.finally).map(|_| Cleanup::Bounded)
+            };
             let kept_input = opening.kept_input.clone().filter(|_| facts.whole);
             let body = graph.body_of(facts);
-            self.batch.frames.push(NewFrame { run_id, facts: facts.clone(), body, path, kept_input });
+            self.batch.frames.push(NewFrame { run_id, facts: facts.clone(), body, path, kept_input, shield, cleanup });
         }
         let mut first = true;
         for facts in &opening.frames {
@@ -201,13 +210,13 @@ impl Plan {
         }
     }
 
-    /// Note the frames around the step, for what the batch may close.
-    pub(super) fn note_path(&mut self, ended: &Ended<'_>) {
+    /// Note which closings concern the frames around the step, for what the batch may close.
+    pub(super) fn note_frames(&mut self, ended: &Ended<'_>) {
         let frames = &ended.values.frames;
         for (depth, frame) in frames.iter().enumerate() {
-            self.paths
+            self.concerning
                 .entry((ended.step.run_id, frame.frame))
-                .or_insert_with(|| frames.iter().take(depth).map(|around| around.frame).collect());
+                .or_insert_with(|| frames.get(..=depth).map_or_else(Vec::new, |frames| concerning(frames).collect()));
         }
     }
 }

@@ -38,6 +38,7 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         chunks,
         opened,
         forgotten_passes,
+        finally_of,
         waiting,
         wakes,
         waited,
@@ -65,11 +66,18 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
     let new = |new: &NewFrame| {
         let facts = &new.facts;
         let input = if facts.iteration >= 0 { Some(&facts.input) } else { new.kept_input.as_ref() };
-        json!({
+        let mut row = json!({
             "run": new.run_id, "frame": facts.frame, "parent": facts.parent, "node": facts.block, "attempt": facts.attempt,
             "iteration": facts.iteration, "body": new.body, "path": new.path, "before": (!facts.before.is_empty()).then_some(&facts.before), "failed": facts.failed, "whole": facts.whole, "bounds": facts.bounds,
             "input": input.map(Payload::as_str),
-        })
+        });
+        if let Some(shield) = new.shield {
+            row["shield"] = shield.into();
+        }
+        if let Some(cleanup) = new.cleanup {
+            row["cleanup"] = cleanup.code().into();
+        }
+        row
     };
     let end = |end: &FrameEnding| {
         let (state, output, error) = match &end.result {
@@ -127,12 +135,16 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         })
     };
     let ask = |(child, parent): &(Uuid, Uuid)| json!({"run": child, "parent": parent});
+    let mut endings: Vec<_> = frame_endings.iter().map(|ending| ((ending.run_id, ending.frame), end(ending))).collect();
+    endings.extend(finally_of.iter().map(|key| (*key, json!({"run": key.0, "frame": key.1}))));
+    endings.sort_by_key(|(key, _)| *key);
+    let endings: Vec<_> = endings.into_iter().map(|(_, row)| row).collect();
     let mut all = json!({
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
         "waited": waited.iter().map(ended).collect::<Vec<_>>(),
         "new": frames.iter().map(new).collect::<Vec<_>>(),
-        "end": frame_endings.iter().map(end).collect::<Vec<_>>(),
+        "end": endings,
         "chunks": chunks.iter().map(chunk).collect::<Vec<_>>(),
         "opened": opened.iter().map(opens).collect::<Vec<_>>(),
         "forget": forgotten_passes.iter().map(forget).collect::<Vec<_>>(),

@@ -246,6 +246,8 @@ pub struct Explanation {
     pub paused_at: Option<DateTime<Utc>>,
     /// Why: the `reason` of an operator, or the error of the step that had no attempt left.
     pub paused_because: Option<Value>,
+    /// It has ended, and the `finally` of what it was in goes on.
+    pub cleans_up: bool,
     /// Live, and nothing holds it: a broken promise.
     pub stuck: bool,
     /// Where a stuck run broke off: nodes that should have a step by now.

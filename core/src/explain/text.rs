@@ -50,7 +50,7 @@ impl Display for Explanation {
             write!(f, "\n  {}", Line(step, *now))?;
         }
         more(f, self.held.len(), self.held_total, "held")?;
-        if self.finished_at.is_none() {
+        if self.finished_at.is_none() || self.cleans_up {
             for step in &self.ready {
                 write!(f, "\n  {}", Line(step, *now))?;
             }
@@ -85,7 +85,9 @@ impl Explanation {
         if let Some(error) = &self.error {
             write!(f, ": {}", Error(error))?;
         }
-        if self.held_total > 0 {
+        if self.cleans_up {
+            write!(f, "\n  the `finally` of what it was in goes on")?;
+        } else if self.held_total > 0 {
             write!(f, "\n  steps that were out have been told to stop; what they give is dropped")?;
         }
         Ok(())

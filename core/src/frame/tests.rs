@@ -39,6 +39,7 @@ fn a_foreach_of_which_the_last_iteration_failed_fails_whichever_count_is_heard()
         input: Payload::null(),
         before: Vec::new(),
         live: true,
+        finally: false,
         created_at: None,
     };
     let name = |tolerated, children: &[Child]| graph.collect(&whole(tolerated), children).map_err(|error| error.name);

@@ -82,6 +82,13 @@ pub enum BlockKind {
     },
 }
 
+impl Block {
+    /// A body of it runs in any case.
+    pub const fn has_finally(&self) -> bool {
+        matches!(self.kind, BlockKind::Try { finally: true, .. })
+    }
+}
+
 impl BlockKind {
     /// Whether its bodies run at once, counted by a join.
     pub const fn is_wide(&self) -> bool {

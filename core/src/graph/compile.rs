@@ -30,6 +30,7 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
         context: context.or_else(|| changes.then(|| Payload::trusted("{}".into()))),
         milestones: made.nodes.iter().any(|node| matches!(node.kind, NodeKind::Wait(WaitKind::Milestone))),
         queries,
+        finally: made.nodes.iter().filter_map(Node::block).any(Block::has_finally),
         closes_children: made.nodes.iter().filter_map(Node::subflow).any(detached),
         name: Arc::from(definition.name.as_str()),
         input_schema: definition.input_schema.clone().zip(checked.schema),

@@ -73,10 +73,19 @@ pub struct FrameFacts {
     pub input: Payload,
     /// The frames that led to it: the last passes, of a `while` that keeps only some; the body or the catch, before a `finally`.
     pub before: Vec<i32>,
-    /// It is live, and all around it are.
+    /// It is live, and all around it are, as far as that concerns it (see [`concerning`]).
     pub live: bool,
+    /// It is the body of a `finally`: what is closed around it does not concern it.
+    pub finally: bool,
     /// When it began.
     pub created_at: Option<DateTime<Utc>>,
+}
+
+/// The frames around a step whose closing takes it along, 0 being its run: all of them, but what is around a `finally` lets that go on.
+pub fn concerning(frames: &[FrameFacts]) -> impl Iterator<Item = i32> + '_ {
+    let from = frames.iter().rposition(|frame| frame.finally);
+    let run = from.is_none().then_some(0);
+    run.into_iter().chain(frames.iter().skip(from.unwrap_or(0)).map(|frame| frame.frame))
 }
 
 /// How the iterations of a block that runs them at once go on.

@@ -51,6 +51,8 @@ struct Sight {
     error: bool,
     /// `input` may be read.
     input: bool,
+    /// It is within a `finally`, which may outlive the run: nobody can send that a signal any more, and there is nothing to terminate.
+    finally: bool,
 }
 
 struct Maker<'r> {
@@ -182,7 +184,7 @@ impl Maker<'_> {
             0..27 => self.task(&mut node),
             27..36 => node.kind = Kind::Set(self.giving(&own)),
             36..38 => node.kind = Kind::Fail(self.one_of(&NAMES).to_owned()),
-            38 if depth > 0 || self.chance(50) => {
+            38 if (depth > 0 || self.chance(50)) && !sight.finally => {
                 node.kind = Kind::Terminate(match self.random.random_range(0..3) {
                     0 => Termination::Completed(self.giving(&own)),
                     1 => Termination::Failed("ended".to_owned()),
@@ -237,7 +239,7 @@ impl Maker<'_> {
         let path = Path { root: Root::Payload, field: Some("n".to_owned()) };
         let when = self.chance(40).then(|| Condition::In(path, self.numbers(), true));
         node.kind = Kind::Wait(names, when);
-        if self.chance(70) {
+        if self.chance(70) || sight.finally {
             node.timeout = Some(self.one_of(&[20, 200, 800]));
         }
     }
@@ -311,7 +313,11 @@ impl Maker<'_> {
                 if self.chance(40) {
                     catches.push((Vec::new(), inside(self, &id, false, true)));
                 }
-                let finally = (catches.is_empty() || self.chance(40)).then(|| inside(self, &id, false, false));
+                let finally = (catches.is_empty() || self.chance(40)).then(|| {
+                    let mut last = Sight { error: false, input: false, finally: true, ..sight.clone() };
+                    last.blocks.push((id.clone(), false));
+                    self.body(depth + 1, &last, false)
+                });
                 Kind::Try { body, catches, finally }
             }
         };

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use longshore_core::attempt::{Ended, Ending};
 use longshore_core::context::Change;
+use longshore_core::cycle::Closing;
 use longshore_core::frame::Child;
-use longshore_core::graph::{Body, FrameFacts, NodeResult, RunFacts, Values};
+use longshore_core::graph::{Body, CLEAN_UP, FrameFacts, NodeResult, RunFacts, Values};
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claimed, HeldStep};
 use longshore_core::results::Instance;
@@ -28,8 +29,10 @@ pub(crate) struct Held {
     pub(crate) values: Values,
     pub(crate) cancellation: CancellationToken,
     pub(crate) metrics: Option<Arc<StepMetrics>>,
-    /// The run had not ended when the step was claimed.
+    /// The run had not ended when the step was claimed, or this is part of a `finally`, which goes on then.
     pub(crate) live: bool,
+    /// The run had ended.
+    pub(crate) run_ended: bool,
     /// The run was paused when the step was claimed.
     pub(crate) paused: bool,
     /// What an engine step of a block was read: the instances it is about.
@@ -75,6 +78,7 @@ impl Finished {
             since_first: held.since_first.map(|first| now.duration_since(first)),
             random: self.random,
             slot: held.slot,
+            run_ended: held.run_ended,
             may_keep: !held.step.solo
                 && !(backlog && (held.hops >= MAX_HOPS || now.duration_since(held.since) >= MAX_STAY)),
         }
@@ -112,6 +116,7 @@ impl Finished {
             version: before.version.clone(),
             values,
             live: true,
+            run_ended: before.run_ended,
             paused: false,
             instances: Vec::new(),
             iterations: Vec::new(),
@@ -144,7 +149,30 @@ impl Finished {
     }
 }
 
+/// The step may be part of a `finally`, which goes on after the run's end: its frames say.
+fn may_outlive(step: &HeldStep, version: &Version) -> bool {
+    step.frame != 0 && version.graph.has_finally()
+}
+
 impl Held {
+    /// Whether the run has ended meanwhile.
+    pub(super) fn note_run(&mut self, ended: bool) {
+        self.run_ended = ended;
+        self.live = !ended || may_outlive(&self.step, &self.version);
+    }
+
+    /// What it is part of was closed meanwhile.
+    pub(super) fn note(&mut self, closing: &Closing) {
+        if closing.frame == 0 {
+            self.run_ended = true;
+            self.live &= may_outlive(&self.step, &self.version);
+        }
+        // where the frames are not known they are read, and say so
+        if self.knows_its_frames() {
+            self.live &= self.step.node == CLEAN_UP || !closing.concerns(&self.values.frames);
+        }
+    }
+
     /// A step that the end of a frame, or of a count, made within the lane: it stays no longer than what made it would.
     pub(super) fn stay_like(&mut self, finished: &[Finished]) {
         let of_run = finished.iter().filter(|finished| finished.held.step.run_id == self.step.run_id);
@@ -186,6 +214,8 @@ impl Held {
     pub(super) fn new(claimed: Claimed, version: Arc<Version>) -> Self {
         let Claimed { step, run_state, input, key, parent } = claimed;
         let input_at_hand = input.is_some();
+        let run_ended = run_state.is_some_and(RunState::has_ended);
+        let live = run_state.is_some() && (!run_ended || may_outlive(&step, &version));
         let run = RunFacts {
             run_id: step.run_id,
             workflow: version.workflow.clone(),
@@ -198,7 +228,8 @@ impl Held {
             step,
             version,
             values: Values::new(Arc::new(run)),
-            live: run_state.is_some_and(|state| !state.has_ended()),
+            live,
+            run_ended,
             paused: run_state == Some(RunState::Paused),
             instances: Vec::new(),
             iterations: Vec::new(),

@@ -9,6 +9,7 @@ use longshore_core::attempt::{self, Ended, Ending, Plan, Room};
 use longshore_core::cycle::{self, Baton, Closing, Due, HeldRow, Pass, Passed};
 use longshore_core::database;
 use longshore_core::error::{self, StepError};
+use longshore_core::graph::CLEAN_UP;
 use longshore_core::queue::{Claimed, HeldStep, StepKey};
 use longshore_core::state::{Outcome, RunState};
 use uuid::Uuid;
@@ -159,10 +160,8 @@ impl Lane {
         for held in &mut new {
             held.paused |= passed.paused.contains(&held.step.run_id);
             // its run was closed while the cycle that keeps it was under way
-            held.live &= !passed
-                .closings
-                .iter()
-                .any(|closing| closing.run_id == held.step.run_id && closing.concerns(&held.values.frames));
+            let run = held.step.run_id;
+            passed.closings.iter().filter(|closing| closing.run_id == run).for_each(|closing| held.note(closing));
         }
         self.take_on(new).await;
     }
@@ -185,7 +184,7 @@ impl Lane {
         let of_paused = listed.iter().filter(|claimed| claimed.run_state == Some(RunState::Paused));
         let paused: HashSet<Uuid> = of_paused.map(|claimed| claimed.step.run_id).collect();
         for held in &mut kept {
-            held.live = !ended.contains(&held.step.key());
+            held.note_run(ended.contains(&held.step.key()));
             held.paused = paused.contains(&held.step.run_id);
             // what the lost answer said of closings is read again with the frames
             held.values.frames = Arc::default();
@@ -330,6 +329,11 @@ impl Lane {
                 known.push(*closing);
             }
         }
+        let closed = &self.closed;
+        let ended = |run| closed.get(run).is_some_and(|closings| closings.iter().any(|closing| closing.frame == 0));
+        for held in self.held.values_mut().chain(self.finished.iter_mut().map(|f| &mut f.held)) {
+            held.run_ended |= ended(&held.step.run_id);
+        }
         for held in self.held.values().filter(|held| self.is_closed(held)) {
             held.cancellation.cancel();
         }
@@ -342,8 +346,8 @@ impl Lane {
 
     /// The step's run was closed, or a frame around it.
     pub(super) fn is_closed(&self, held: &Held) -> bool {
-        let closings = self.closed.get(&held.step.run_id).into_iter().flatten();
-        closings.into_iter().any(|closing| closing.concerns(&held.values.frames))
+        let mut closings = self.closed.get(&held.step.run_id).into_iter().flatten();
+        held.step.node != CLEAN_UP && closings.any(|closing| closing.concerns(&held.values.frames))
     }
 
     /// Postgres refuses what follows from the one step of this batch: the step fails for good. False when that was refused too.

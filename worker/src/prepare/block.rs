@@ -1,11 +1,12 @@
 //! Steps of blocks: what must be read for them, and what becomes of the engine's own. What a block does is decided in `longshore_core::frame`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use longshore_core::attempt::Ending;
 use longshore_core::error::{StepError, gone};
 use longshore_core::frame::{self, Begin, Child, Next, Opener};
-use longshore_core::graph::{BlockKind, END, FAILURES, FrameFacts, NEXT, OPEN, TIMEOUT};
+use longshore_core::graph::{BlockKind, CLEAN_UP, END, FAILURES, FrameFacts, NEXT, OPEN, TIMEOUT};
 use longshore_core::payload::Payload;
 use longshore_core::queue::StepKind;
 use longshore_core::results::{self, FrameRef, Instance};
@@ -32,8 +33,12 @@ pub(super) async fn read_frames(shared: &Shared, new: &mut [Held]) -> bool {
             Some(frames) => held.values.frames = frames.clone(),
             None => held.live = false,
         }
-        // a frame that ended takes its steps with it, whoever ended it
-        held.live &= held.values.frames.last().is_some_and(|frame| frame.live);
+        let frames = &held.values.frames;
+        // a frame that ended takes its steps with it, whoever ended it, but for the one that cleans up after it; of a run that ended only a `finally`
+        // goes on
+        held.live &= held.step.node == CLEAN_UP
+            || frames.last().is_some_and(|frame| frame.live)
+                && (!held.run_ended || frames.iter().any(|frame| frame.finally));
     }
     true
 }
@@ -73,6 +78,7 @@ pub(super) fn instances(held: &Held) -> Vec<(FrameRef, bool)> {
         // a `try` may need what came before, and what it was given
         NEXT if is_try(held, whole) => vec![(of(step.attempt), true), (of(whole.frame), false)],
         NEXT => vec![(of(step.attempt), false)],
+        CLEAN_UP => vec![(of(whole.frame), false)],
         // what the branches of a `parallel` are given
         OPEN if !is_foreach(held, whole) => vec![(of(whole.frame), false)],
         _ => Vec::new(),
@@ -119,6 +125,18 @@ pub(super) fn decide(held: &Held) -> Option<Result<Ending, StepError>> {
     if is_end_of_block(held) {
         return Some(Ok(block_ended(held)));
     }
+    let frames = &held.values.frames;
+    if let Some(finally) = frames.last().filter(|frame| frame.finally) {
+        match held.step.node {
+            CLEAN_UP => {
+                return Some(
+                    held.version.graph.clean_up(frames, None).map(|opening| Ending::Opened(Box::new(opening))),
+                );
+            }
+            TIMEOUT => return Some(Err(frame::cleaned_up_too_long(timeout(held, finally)))),
+            _ => {}
+        }
+    }
     whole(held).map(|whole| engine_step(held, whole))
 }
 
@@ -146,13 +164,18 @@ fn engine_step(held: &Held, whole: &FrameFacts) -> Result<Ending, StepError> {
         (OPEN, _) => {
             Ending::Opened(Box::new(graph.open_chunk(&held.values.frames, held.step.attempt, given(held, whole)?)))
         }
-        (TIMEOUT, _) => {
-            let block = graph.node(whole.block).and_then(|node| node.block());
-            Ending::BlockEnds(Err(frame::timed_out(block.and_then(|block| block.timeout))))
+        (TIMEOUT, _) => Ending::BlockEnds(Err(frame::timed_out(timeout(held, whole)))),
+        (CLEAN_UP, _) => {
+            let given = held.instances.first().and_then(|own| own.child.input.as_ref());
+            Ending::Opened(Box::new(graph.clean_up(&held.values.frames, given)?))
         }
         // a count that fired early has all its iterations now, or never will
         _ => Ending::Told,
     })
+}
+
+fn timeout(held: &Held, frame: &FrameFacts) -> Option<Duration> {
+    held.version.graph.node(frame.block)?.block()?.timeout
 }
 
 /// What follows when a body ended: the first of the instances, then those that led to it, and the block's own frame.

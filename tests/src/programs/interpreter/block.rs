@@ -106,7 +106,10 @@ impl Interpreter<'_> {
             index: iteration,
         });
         let ended = state(child)?;
-        let means = if matches!(run.node.kind, Kind::Choice { .. }) && self.is_late(run) {
+        let out_of_time = "the finally did not end within";
+        let of_error = child.error.as_ref().and_then(|error| error["message"].as_str());
+        let cut = of_error.is_some_and(|message| message.starts_with(out_of_time));
+        let means = if cut || matches!(run.node.kind, Kind::Choice { .. }) && self.is_late(run) {
             Ended::Canceled
         } else {
             ended.clone()
@@ -226,13 +229,14 @@ impl Interpreter<'_> {
             let error = error.clone();
             ended = self.child(run, &catches[place].1, place + 1, &error)?.unwrap_or(Ended::Canceled);
         }
-        if let (Some(finally), Ended::Completed(_) | Ended::Failed(_)) = (finally, &ended) {
+        // in any case: what ends around it does not end it, and where it was cut off before it is made up for
+        if let Some(finally) = finally {
             let last = catches.len() + 1;
             expected.push(last);
-            match self.child(run, finally, last, &given)? {
-                Some(Ended::Completed(_)) => {}
-                Some(Ended::Failed(error)) => ended = Ended::Failed(error),
-                Some(Ended::Canceled) | None => ended = Ended::Canceled,
+            match (self.child(run, finally, last, &given)?, &ended) {
+                (Some(Ended::Failed(error)), Ended::Completed(_) | Ended::Failed(_)) => ended = Ended::Failed(error),
+                (Some(Ended::Completed(_) | Ended::Failed(_)), _) => {}
+                (other, _) => return Err(format!("its finally came to {other:?}")),
             }
         }
         let frames = self.record.bodies(run.whole, &run.node.id, run.attempt);

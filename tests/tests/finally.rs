@@ -1,0 +1,249 @@
+//! A `finally` runs in any case: also where its `try` is cut off by the end of the run or of a frame around it. Once it has begun nothing around it
+//! ends it but its time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use longshore_core::run::{self, Canceled};
+use longshore_core::{explain, inspect};
+use longshore_tests::TestFleet;
+use longshore_tests::fleet::{Gate, TestHandlers, task, with};
+use longshore_worker::{Failure, Slots, Step};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// A `try` around `body`, whose `finally` is the node `id` of the handler `log`, given `id`.
+fn tried(id: &str, body: Value, last: Value) -> Value {
+    json!({"id": id, "type": "try", "input": {"to": id}, "body": {"nodes": [body]}, "finally": {"nodes": [last]}})
+}
+
+fn work() -> Value {
+    task("work", "gate")
+}
+
+/// A fleet of one worker whose handler `gate` is the gate, `last` another, and `flaky_last` fails once.
+async fn fleet(definition: Value, gate: &Gate, last: &Gate) -> TestFleet {
+    let mut fleet = TestFleet::publish([definition]).await;
+    fleet.add(worker(&fleet, gate, last)).await;
+    fleet
+}
+
+fn worker(fleet: &TestFleet, gate: &Gate, last: &Gate) -> longshore_worker::WorkerBuilder {
+    let last = last.clone();
+    fleet
+        .worker()
+        .gate(gate)
+        .handler("last", move |step: Step, input: Value| last.clone().pass(step, input))
+        .queue("default", Slots(20))
+}
+
+async fn cancel(fleet: &TestFleet, run: Uuid) {
+    assert_eq!(run::cancel(&fleet.database.pool, run, "no longer wanted").await.unwrap(), Canceled::Canceled);
+}
+
+async fn settled(fleet: &TestFleet) {
+    fleet.until("select not exists (select from longshore.closed) and not exists (select from longshore.lanes)").await;
+}
+
+/// The nodes of the run whose tries were recorded so, in the order in which these ended.
+async fn recorded(fleet: &TestFleet, run: Uuid, outcome: i16) -> Vec<String> {
+    let sql = "select n.id from longshore.execution_step_attempts a join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+        where a.run_id = $1 and a.outcome = $2 order by a.finished_at, n.id";
+    sqlx::query_scalar(sql).bind(run).bind(outcome).fetch_all(&fleet.database.pool).await.unwrap()
+}
+
+/// Where a `finally` of the run stands: state and input of the frames whose iteration is the last of a `try`'s bodies.
+async fn finallys(fleet: &TestFleet, run: Uuid) -> Vec<(String, Value)> {
+    let sql = "select b.state, b.input from longshore.block_group_runs b
+        join longshore.frames f on f.shard = b.shard and f.run_id = b.run_id and f.frame = b.frame
+        where b.run_id = $1 and f.shield = f.frame order by f.created_at, f.frame";
+    sqlx::query_as(sql).bind(run).fetch_all(&fleet.database.pool).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canceled_run_runs_the_finally_of_what_it_was_in() {
+    let (gate, last) = Default::default();
+    let definition = json!({"name": "w", "nodes": [tried("t", work(), task("undo", "echo")), task("z", "echo")], "edges": [["t", "z"]]});
+    let fleet = fleet(definition, &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    cancel(&fleet, run).await;
+    settled(&fleet).await;
+    assert_eq!(fleet.ended(run).await.0, "canceled");
+    assert_eq!(recorded(&fleet, run, 1).await, ["undo"]);
+    assert_eq!(recorded(&fleet, run, 4).await, ["work", "t"]);
+    assert_eq!(finallys(&fleet, run).await, [("completed".to_owned(), json!({"to": "t"}))]);
+    fleet.idle().await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finally_that_has_begun_goes_on_whatever_ends_around_it() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let two = json!({"nodes": [task("undo", "last"), task("told", "echo")], "edges": [["undo", "told"]]});
+    let t =
+        json!({"id": "t", "type": "try", "timeout": "1h", "body": {"nodes": [task("work", "echo")]}, "finally": two});
+    let fleet = fleet(json!({"name": "w", "nodes": [t, task("z", "echo")], "edges": [["t", "z"]]}), &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    last.entered(1).await;
+    cancel(&fleet, run).await;
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    let answer = explain::explain(&mut connection, run).await.unwrap().unwrap();
+    assert!(answer.cleans_up && answer.to_string().contains("held: t[1] > undo"), "{answer}");
+    let steps = inspect::steps(&mut connection, run).await.unwrap();
+    let undo = steps.iter().find(|step| step.node == "undo").unwrap();
+    assert_eq!(undo.state.to_string(), "running");
+    assert_eq!(inspect::counts(&mut connection, run).await.unwrap().unwrap().running, 1);
+    drop(connection);
+    // bounded from now on, and not told to stop
+    fleet.until("select exists (select from longshore.frames where cleanup = 3)").await;
+    fleet.until("select count(*) = 1 from longshore.step_delayed where node = -6").await;
+    last.open(1);
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, run, 1).await, ["work", "undo", "told"]);
+    assert_eq!(recorded(&fleet, run, 4).await, ["t"]);
+    assert_eq!(last.count(), 1);
+    assert_eq!(finallys(&fleet, run).await, [("completed".to_owned(), json!({}))]);
+    fleet.idle().await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inner_finally_comes_before_the_outer() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let inner = tried("inner", work(), task("first", "last"));
+    let each = json!({"id": "each", "type": "foreach", "items": [1, 2, 3], "body": {"nodes": [inner]}});
+    let fleet = fleet(json!({"name": "w", "nodes": [tried("outer", each, task("then", "echo"))]}), &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(3).await;
+    cancel(&fleet, run).await;
+    last.entered(3).await;
+    last.open(2);
+    fleet.until("select count(*) = 2 from longshore.execution_step_attempts where outcome = 1").await;
+    assert_eq!(finallys(&fleet, run).await.len(), 3, "the outer waits for the last of the inner");
+    last.open(1);
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, run, 1).await, ["first", "first", "first", "then"]);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_frame_around_it_runs_its_finally_and_goes_on() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let slow = tried("slow", work(), task("undo", "last"));
+    let race = json!({"id": "race", "type": "parallel", "ends": "any", "branches": [
+        {"id": "fast", "nodes": [task("quick", "echo")]}, {"id": "slow", "nodes": [slow]}]});
+    let fleet =
+        fleet(json!({"name": "w", "nodes": [race, task("z", "echo")], "edges": [["race", "z"]]}), &gate, &last).await;
+    let (run, _) = fleet.complete("w", json!({})).await;
+    last.entered(1).await;
+    last.open(1);
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, run, 1).await.last().map(String::as_str), Some("undo"), "the run did not wait for it");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_elsewhere_and_a_block_whose_time_is_over_run_theirs() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let bad = with(task("bad", "gate"), json!({"timeout": "1s", "retry": {"max_attempts": 1}}));
+    let timed = with(
+        tried("timed", task("slow", "gate"), task("late", "echo")),
+        json!({"timeout": "300ms", "retry": {"max_attempts": 1}}),
+    );
+    let catch = json!({"id": "c", "type": "try", "body": {"nodes": [timed]}, "catch": [{"body": {"nodes": [task("caught", "echo")]}}]});
+    let definition = json!({"name": "w", "nodes": [task("a", "echo"), bad, tried("t", work(), task("undo", "echo")), catch],
+        "edges": [["a", "bad"], ["a", "t"], ["a", "c"]]});
+    let fleet = fleet(definition, &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    settled(&fleet).await;
+    let done = recorded(&fleet, run, 1).await;
+    for node in ["late", "caught", "undo"] {
+        assert_eq!(done.iter().filter(|done| *done == node).count(), 1, "{node} of {done:?}");
+    }
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_time_is_bounded() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let t = with(tried("t", work(), task("undo", "last")), json!({"timeout": "1h"}));
+    let fleet = fleet(json!({"name": "w", "nodes": [t]}), &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    cancel(&fleet, run).await;
+    last.entered(1).await;
+    // the timeout of the try itself is settled with it
+    fleet.until("select count(*) = 1 from longshore.step_delayed where node = -6").await;
+    fleet.database.execute("update longshore.step_delayed set due_at = now() where node = -6").await;
+    last.told(1).await;
+    settled(&fleet).await;
+    assert_eq!(finallys(&fleet, run).await, [("failed".to_owned(), json!({"to": "t"}))]);
+    assert_eq!(recorded(&fleet, run, 4).await, ["work", "t", "undo"]);
+    let error: Value = sqlx::query_scalar("select error from longshore.frames where run_id = $1 and shield = frame")
+        .bind(run)
+        .fetch_one(&fleet.database.pool)
+        .await
+        .unwrap();
+    assert_eq!(error["message"], "the finally did not end within 1h of when its try was cut off");
+    fleet.idle().await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finally_of_an_ended_run_retries_waits_for_child_runs_and_outlives_its_worker() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let child = json!({"name": "child", "nodes": [task("c", "last")]});
+    let flaky = with(
+        task("flaky", "flaky"),
+        json!({"input": {"fail": 1}, "retry": {"max_attempts": 3, "initial": "1ms", "give_up": "pause"}}),
+    );
+    let never = with(
+        task("never", "flaky"),
+        json!({"input": {"fail": 9}, "on_error": "continue", "retry": {"max_attempts": 2, "initial": "1ms", "give_up": "pause"}}),
+    );
+    let calls = json!({"id": "calls", "type": "subflow", "workflow": "child"});
+    let finally = json!({"nodes": [flaky, calls, never, task("end", "echo")], "edges": [["flaky", "calls"], ["calls", "never"], ["never", "end"]]});
+    let t = json!({"id": "t", "type": "try", "body": {"nodes": [work()]}, "finally": finally});
+    let mut fleet = TestFleet::publish([child, json!({"name": "w", "nodes": [t]})]).await;
+    fleet.add(worker(&fleet, &gate, &last)).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    cancel(&fleet, run).await;
+    last.entered(1).await;
+    fleet.crash().await;
+    last.open(9);
+    fleet.add(worker(&fleet, &gate, &last)).await;
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, run, 1).await, ["flaky", "calls", "never", "end"]);
+    assert_eq!(fleet.tries(run, "flaky").await, ["failed", "completed"]);
+    assert_eq!(fleet.ended(run).await.0, "canceled");
+    fleet.forget_killed().await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_within_a_finally_has_its_own() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let stuck = |step: Step, _: Value| async move {
+        step.cancellation().cancelled().await;
+        Err::<Value, _>(Failure::canceled("told to stop"))
+    };
+    let inner = tried("inner", task("stuck", "stuck"), task("innermost", "echo"));
+    let definition = json!({"name": "w", "nodes": [tried("outer", work(), inner)]});
+    let mut fleet = TestFleet::publish([definition]).await;
+    fleet.add(worker(&fleet, &gate, &last).handler("stuck", stuck)).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    cancel(&fleet, run).await;
+    fleet
+        .until("select exists (select from longshore.frames where cleanup = 1 and state = 1 and shield is not null)")
+        .await;
+    fleet.until("select count(*) = 1 from longshore.step_delayed where node = -6").await;
+    fleet.database.execute("update longshore.step_delayed set due_at = now() where node = -6").await;
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, run, 1).await, ["innermost"]);
+    let states: Vec<String> = finallys(&fleet, run).await.into_iter().map(|(state, _)| state).collect();
+    assert_eq!(states, ["failed", "completed"]);
+    fleet.finish().await;
+}
