@@ -244,7 +244,7 @@ pub async fn rerun(session: &mut Session<'_>, wanted: &Rerun, plan: bool) -> Res
     let mut transaction = session.begin().await?;
     let done = {
         let mut session = Session::within(&mut transaction, route);
-        start_over(&mut session, wanted).await
+        start_over(&mut session, wanted, None).await
     };
     match done {
         Ok(done) if !plan => {
@@ -262,9 +262,27 @@ pub async fn rerun(session: &mut Session<'_>, wanted: &Rerun, plan: bool) -> Res
     }
 }
 
-async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, Error> {
+/// The step of a new run that waits for another new run.
+#[derive(Clone, Copy)]
+struct Awaits {
+    run_id: Uuid,
+    frame: i32,
+    node: NodeNumber,
+}
+
+/// The same of a run for which a step of such a run waits.
+fn start_over_for_parent<'s>(
+    session: &'s mut Session<'_>,
+    wanted: &'s Rerun,
+    parent: Awaits,
+) -> Pin<Box<dyn Future<Output = Result<Plan, Error>> + Send + 's>> {
+    Box::pin(start_over(session, wanted, Some(parent)))
+}
+
+async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Awaits>) -> Result<Plan, Error> {
     let of = wanted.run_id;
-    let run = run_row(session, of).await?;
+    // a new run has a key and a parent of its own, or none
+    let run = RunRow { parent: parent.map(|parent| parent.run_id), key: None, ..run_row(session, of).await? };
     let old = load(session, run.version_id, &run.workflow).await?;
     let version = match wanted.version {
         None => None,
@@ -282,11 +300,8 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
     let version = newer.as_ref().unwrap_or(&old);
     let place = Place::parse(version, &wanted.from)?;
     let refused = |why: &str| Error::Place { place: wanted.from.clone(), why: why.to_owned() };
-    if place.child.is_some() {
-        return Err(refused("within a child run: run that one anew, or all of the node that started it"));
-    }
-    if newer.is_some() && !place.within.is_empty() {
-        return Err(refused("within a block it begins anew only in the version that the run has"));
+    if newer.is_some() && !(place.within.is_empty() && place.child.is_none()) {
+        return Err(refused("within a block or a child run it begins anew only in the version that the run has"));
     }
     // by id, for another version may number its nodes otherwise
     let own = |node: &NodeNumber| version.graph.node(*node).is_some_and(|node| node.body == 0);
@@ -301,17 +316,21 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
     let past = Past::read(session, of, &place.within).await?;
     let input = wanted.input.as_ref().map_or(run.input.as_str(), Payload::as_str);
     let new_id: Uuid = sqlx::query_scalar(include_str!("../sql/rerun/new_id.sql")).fetch_one(&mut *session).await?;
+    let new_id = parent.map_or(new_id, |parent| after(parent.run_id, new_id));
     let values = values(session, of, &run, version, input, new_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let renumbered = newer.is_some().then(|| past.renumbered(new_number));
     let plotter = Plotter { graph: &version.graph, past: renumbered.as_ref().unwrap_or(&past), anew: true };
-    let course = plot(plotter, &values, Some(From::place(&place)))?;
+    let mut course = plot(plotter, &values, Some(From::place(&place)))?;
     sqlx::query(include_str!("../sql/rerun/insert_run.sql"))
         .bind(SHARD)
         .bind(new_id)
         .bind(of)
         .bind(version.version_id)
         .bind(input)
+        .bind(parent.map(|parent| parent.run_id))
+        .bind(parent.map(|parent| parent.frame))
+        .bind(parent.map(|parent| parent.node))
         .execute(&mut *session)
         .await?;
     write::take_over(session, (new_id, of), &course, &past, old_number).await?;
@@ -319,8 +338,29 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
         write::take_over_context(session, (new_id, of), &course, &past, new_number).await?;
     }
     write::go_on(session, new_id, &run, version, &course).await?;
-    let queues = write::queues(version, &course);
+    let mut queues = write::queues(version, &course);
+    for call in std::mem::take(&mut course.calls) {
+        let from = place.child.clone().unwrap_or_default();
+        let wanted = Rerun { run_id: call.run_id, from, input: None, version: None };
+        let parent = Awaits { run_id: new_id, frame: call.frame, node: call.node };
+        let plan = start_over_for_parent(session, &wanted, parent).await?;
+        if let Some(run_id) = plan.run_id {
+            write::wait_again(session, new_id, &run, version, &course::Call { run_id, ..call.clone() }).await?;
+        }
+        queues.extend(plan.queues.iter().cloned());
+        course.told.add(of_child(&call.prefix, plan));
+    }
     Ok(told(Some(new_id), version, course.told, queues))
+}
+
+/// The id of a run that another waits for: runs are locked in the order of their ids, the parent first.
+fn after(parent: Uuid, id: Uuid) -> Uuid {
+    if id > parent {
+        return id;
+    }
+    let (millis, random) = ((parent.as_u128() >> 80) as u64 + 1, id.as_bytes());
+    let random = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(|at| random.get::<usize>(at).copied().unwrap_or(0));
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 async fn run_row(session: &mut Session<'_>, run_id: Uuid) -> Result<RunRow, Error> {
@@ -342,14 +382,12 @@ async fn values(
     input: &str,
     run_id: Uuid,
 ) -> Result<Values, Error> {
-    // a new run has a key and a parent of its own: none
-    let same = of == run_id;
     let facts = RunFacts {
         run_id,
         workflow: version.workflow.clone(),
         version: version.version,
-        key: run.key.clone().filter(|_| same),
-        parent: run.parent.filter(|_| same),
+        key: run.key.clone(),
+        parent: run.parent,
         input: Payload::trusted(input.into()),
     };
     let mut values = Values::new(Arc::new(facts));

@@ -45,7 +45,7 @@ pub(super) struct Chunk {
     pub(super) items: Option<Payload>,
 }
 
-/// A step that waits again for the run which its last attempt had started.
+/// A step that waits again for the run which its last attempt had started, or for one that is made of that.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Call {
     pub(super) frame: i32,
@@ -115,17 +115,24 @@ pub(super) enum Stand {
 pub(super) struct From<'a> {
     within: &'a [At],
     node: Option<NodeNumber>,
+    /// Within the run that this node waited for.
+    child: bool,
 }
 
 impl<'a> From<'a> {
     pub(super) fn place(place: &'a Place) -> Self {
-        Self { within: &place.within, node: place.node }
+        Self { within: &place.within, node: place.node, child: place.child.is_some() }
     }
 
     /// The block in which it begins, that block's iteration, and the rest.
     pub(super) fn inner(self) -> Option<(At, From<'a>)> {
         let (first, within) = self.within.split_first()?;
         Some((*first, Self { within, ..self }))
+    }
+
+    /// It begins within the run that this node of this graph waited for.
+    fn calls(self, node: NodeNumber) -> bool {
+        self.child && self.within.is_empty() && self.node == Some(node)
     }
 
     /// The node from which on this graph is run anew; none: all of it is.
@@ -192,10 +199,14 @@ impl Plotter<'_> {
                     let place = format!("{prefix}{}", graph.id(*node));
                     return Err(Error::Place { place, why: "it cannot be taken up where it stood".to_owned() });
                 }
+                None if from.is_some_and(|from| from.calls(*node)) => {
+                    course.calls.push(self.call(instance, *node)?);
+                }
                 None => self.run(&mut course, instance, *node, kept(*node)),
             }
         }
-        if inner.is_some_and(|(at, _)| !taken_up.contains(&at.block)) {
+        let in_child = from.and_then(|from| from.node).filter(|node| from.is_some_and(|from| from.calls(*node)));
+        if inner.is_some_and(|(at, _)| !taken_up.contains(&at.block)) || in_child.is_some() && course.calls.is_empty() {
             return Err(Error::NothingToDo);
         }
         course.joins.extend(standing.joins.iter().map(|join| (frame, *join)));
@@ -209,13 +220,23 @@ impl Plotter<'_> {
         Ok(if course.runs_nothing() { Stand::Nothing } else { Stand::GoesOn(course) })
     }
 
+    /// A node whose child run is to begin anew.
+    fn call(&self, Instance { frame, prefix, .. }: Instance<'_>, node: NodeNumber) -> Result<Call, Error> {
+        let prefix = format!("{prefix}{}/", self.graph.id(node));
+        let missing =
+            || Error::Place { place: prefix.clone(), why: "no run that this step waited for is on record".to_owned() };
+        let run_id = self.past.child(frame, node).ok_or_else(missing)?.run_id;
+        Ok(Call { frame, node, attempt: 1, run_id, prefix })
+    }
+
     /// A node is to run, as a whole if it is a block.
     fn run(&self, course: &mut Course, Instance { frame, prefix, .. }: Instance<'_>, node: NodeNumber, kept: bool) {
         let Self { graph, past, .. } = *self;
         let name = format!("{prefix}{}", graph.id(node));
         let last = past.record(frame, node).map_or(0, |record| record.attempt);
         let attempt = self.attempt(frame, node);
-        let child = past.child(frame, node, last).filter(|child| !self.anew && child.ended_without_success);
+        let child = past.child(frame, node).filter(|child| !self.anew && child.ended_without_success);
+        let child = child.filter(|child| child.attempt == last);
         let of_child = graph.node(node).is_some_and(|node| node.subflow().is_some());
         if let Some(child) = child.filter(|_| of_child) {
             let prefix = format!("{name}/");

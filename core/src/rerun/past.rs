@@ -32,7 +32,7 @@ pub(super) struct Frame {
     path: Vec<i32>,
 }
 
-/// A run that a step waited for, and that did not complete.
+/// A run that a step waited for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Child {
     pub(super) run_id: Uuid,
@@ -176,9 +176,9 @@ impl Past {
         self.bodies.get(&whole)?.get(&iteration).copied()
     }
 
-    /// The run that an attempt of a step waited for.
-    pub(super) fn child(&self, frame: i32, node: NodeNumber, attempt: i32) -> Option<Child> {
-        self.children.get(&(frame, node)).copied().filter(|child| child.attempt == attempt)
+    /// The run that the last attempt of a step waited for, of those that waited for one.
+    pub(super) fn child(&self, frame: i32, node: NodeNumber) -> Option<Child> {
+        self.children.get(&(frame, node)).copied()
     }
 
     /// These frames and all within them.

@@ -65,11 +65,12 @@ async fn a_run_begins_anew_within_a_loop_and_a_map() {
         ("before[0]", "holds no nodes"),
         ("before/get", "holds no nodes"),
         ("each[x]/get", "say which"),
+        ("each[1]/put/", "holds no nodes"),
     ] {
         let error = fleet.enqueuer.rerun(run, place).plan().await.unwrap_err();
         assert!(matches!(&error, RerunError::Place { why, .. } if why.contains(refused)), "{place}: {error:?}");
     }
-    for place in ["get", "each[1]/nothing", "each[1]/put/", "each[1", ""] {
+    for place in ["get", "each[1]/nothing", "each[1", ""] {
         let error = fleet.enqueuer.rerun(run, place).plan().await.unwrap_err();
         assert!(matches!(error, RerunError::UnknownNode { .. }), "{place}: {error:?}");
     }

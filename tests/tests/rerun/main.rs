@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
 mod blocks;
+mod children;
 mod from;
 
 use longshore_core::state::RunState;
