@@ -174,14 +174,35 @@ impl Graph {
         Ok(Begin::Open(opening))
     }
 
-    /// More iterations of a block that runs them at once: those of a chunk, with what they are given. `frames` ends with the block's.
-    pub fn open_chunk(&self, frames: &[FrameFacts], chunk: i32, given: Vec<Payload>) -> Opening {
+    /// More iterations of a block that runs them at once: those of a chunk, with what they are given. `frames` ends with the block's. `iterations` are
+    /// their numbers, where those do not follow from the chunk's.
+    pub fn open_chunk(
+        &self,
+        frames: &[FrameFacts],
+        chunk: i32,
+        given: Vec<Payload>,
+        iterations: Option<Vec<i32>>,
+    ) -> Opening {
         let mut opening = Opening { around: numbers(frames), chunk: Some(chunk), ..Opening::default() };
         if let Some((whole, bounds)) = frames.last().and_then(|whole| Some((whole, whole.bounds?))) {
             let first = chunk.saturating_mul(bounds.chunk);
             opening.bodies(whole, first, given);
+            for (frame, iteration) in opening.frames.iter_mut().zip(iterations.into_iter().flatten()) {
+                frame.iteration = iteration;
+            }
         }
         opening
+    }
+
+    /// The items of a `foreach`, from what its node reads.
+    pub(crate) fn items_of(&self, number: NodeNumber, values: &Values) -> Result<Vec<Payload>, StepError> {
+        let (node, block) = self.block(number)?;
+        self.items(node, block, values, &self.input(number, values)?)
+    }
+
+    /// Whether a catch of a `try` takes this error.
+    pub(crate) fn catches(&self, block: &Block, error: &StepError) -> bool {
+        matches!(&block.kind, BlockKind::Try { catches, .. } if catches.iter().any(|on| takes(on, error)))
     }
 
     /// What follows when a body ended. `values.frames` ends with the block's frame; `before` are the frames that led to the body's, of a `try`;
@@ -466,9 +487,22 @@ fn list<'p>(items: impl Iterator<Item = &'p Payload>) -> Payload {
     Payload::trusted(format!("[{}]", items.join(",")).into())
 }
 
-/// The items of a chunk that was kept for later.
-pub fn chunk_items(chunk: &Payload) -> Vec<Payload> {
-    split(chunk).unwrap_or_default()
+/// What a chunk that was kept for later says of its iterations: what they are given, where each has its own, and their numbers, where a run that went on
+/// after it had ended begins them in another order.
+pub fn chunk_items(chunk: &Payload) -> (Option<Vec<Payload>>, Option<Vec<i32>>) {
+    #[derive(serde::Deserialize)]
+    struct Reordered<'p> {
+        iterations: Vec<i32>,
+        #[serde(borrow)]
+        items: Option<&'p serde_json::value::RawValue>,
+    }
+    match serde_json::from_str::<Reordered<'_>>(chunk.as_str()) {
+        Ok(Reordered { iterations, items }) => {
+            let items = items.and_then(|items| split(&Payload::trusted(items.get().into())));
+            (items, Some(iterations))
+        }
+        Err(_) => (split(chunk), None),
+    }
 }
 
 /// The chunks of iterations that begin later; of a `foreach` with what they are given.

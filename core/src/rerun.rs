@@ -1,21 +1,29 @@
 //! Going on with a run that ended, or running part of it anew: what its nodes gave is on record, and from that it is decided again what follows
-//! (`successor::replay`). A block is one node here: it is run again as a whole, in new frames.
+//! (`successor::replay`), within blocks too (`course`, `block`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod block;
+mod course;
+mod past;
+mod place;
+mod write;
+
+use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::Serialize;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::graph::{Graph, NodeNumber, NodeResult, RunFacts, START, Values};
+use crate::graph::{NodeNumber, RunFacts, Values};
 use crate::payload::Payload;
 use crate::queue::SHARD;
 use crate::session::Session;
-use crate::state::{Outcome, RunState};
-use crate::successor::replay::{Standing, replay};
+use crate::state::RunState;
 use crate::workflow::{self, LoadedVersion};
 use crate::{context, error::StepError};
+use course::{Course, From, Instance, Plotter, Stand, Told};
+use past::Past;
+use place::Place;
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -40,8 +48,10 @@ pub enum Error {
         /// The run.
         run_id: Uuid,
     },
-    /// The definition has no such node in the run's own graph.
-    #[error("workflow {workflow:?} version {version} has no node {node:?} in the run's own graph")]
+    /// The definition has no such node at that place.
+    #[error(
+        "workflow {workflow:?} version {version} has no node {node:?}; within blocks write their iterations, such as each[3]/charge"
+    )]
     UnknownNode {
         /// The node asked for.
         node: String,
@@ -57,6 +67,22 @@ pub enum Error {
         workflow: String,
         /// The version asked for.
         version: i32,
+    },
+    /// The run cannot begin anew at that place.
+    #[error("{place}: {why}")]
+    Place {
+        /// The place asked for.
+        place: String,
+        /// Why not.
+        why: String,
+    },
+    /// A run that was to end with the run that started it is tried again with that, or not at all.
+    #[error("run {run_id} was started by run {parent}, with which it was to end: try that one again")]
+    OfParent {
+        /// The run.
+        run_id: Uuid,
+        /// The run that started it.
+        parent: Uuid,
     },
     /// All that is taken over, and nothing would run: the node's turn does not come.
     #[error("nothing would run: from what the run has on record, no node's turn comes")]
@@ -75,21 +101,25 @@ pub enum Error {
     Database(#[from] sqlx::Error),
 }
 
-/// What a rerun does, or did.
+/// What a rerun does, or did. Nodes within blocks are named by their places, such as `each[3]/charge`; several iterations as one, such as `each[0-2]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The run: the one that goes on, or the new one; none of a rerun that is only planned.
     pub run_id: Option<Uuid>,
     /// The version it has.
     pub version: i32,
-    /// Nodes whose result is taken as it is on record.
+    /// Nodes whose result is taken as it is on record, and iterations of blocks that go on.
     pub reused: Vec<String>,
     /// Nodes that do not run, by what was decided before.
     pub skipped: Vec<String>,
     /// Nodes that run first.
     pub ready: Vec<String>,
-    /// Nodes that may run after these.
+    /// Nodes that may run after these, and iterations that begin later.
     pub later: Vec<String>,
+    /// Blocks that go on within, where they stood.
+    pub taken_up: Vec<String>,
+    /// Those of the nodes that run first which are blocks that had begun, and cannot be taken up: they run again as a whole, in new frames.
+    pub whole: Vec<String>,
     /// The queues that got work.
     #[serde(skip)]
     pub queues: Vec<String>,
@@ -100,7 +130,7 @@ pub struct Plan {
 pub struct Rerun {
     /// The run whose records are used. It may have ended in any way, or go on.
     pub run_id: Uuid,
-    /// The node that runs again, with all that comes after it.
+    /// The node that runs again, with all that comes after it; within blocks by its place, such as `each[3]/charge`.
     pub from: String,
     /// Another input for the new run; the old one's if none. It is what `run.input` says; what is taken over stays as it is.
     pub input: Option<Payload>,
@@ -126,13 +156,8 @@ struct RunRow {
     input: String,
     key: Option<String>,
     parent: Option<Uuid>,
+    bound_to_parent: bool,
     settling: bool,
-}
-
-/// How a node ended, and how often it was tried.
-struct Record {
-    attempt: i32,
-    result: Option<NodeResult>,
 }
 
 /// Goes on with a run that failed or was canceled, from there: the same run, whose attempts go on counting. `plan`: only say what that would be.
@@ -141,7 +166,7 @@ pub async fn retry(session: &mut Session<'_>, run_id: Uuid, plan: bool) -> Resul
     let mut transaction = session.begin().await?;
     let done = {
         let mut session = Session::within(&mut transaction, route);
-        go_on(&mut session, run_id).await
+        go_on(&mut session, run_id, false).await
     };
     match done {
         Ok(done) if !plan => {
@@ -155,13 +180,17 @@ pub async fn retry(session: &mut Session<'_>, run_id: Uuid, plan: bool) -> Resul
     }
 }
 
-async fn go_on(session: &mut Session<'_>, run_id: Uuid) -> Result<Plan, Error> {
+/// `awaited`: for a step of its parent, which goes on in the same transaction and waits for it again.
+async fn go_on(session: &mut Session<'_>, run_id: Uuid, awaited: bool) -> Result<Plan, Error> {
     sqlx::query(include_str!("../sql/rerun/clear_pause.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
     sqlx::query(include_str!("../sql/rerun/lock.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
     let run = run_row(session, run_id).await?;
     let state = RunState::from_code(run.state).map_err(|error| sqlx::Error::Decode(error.into()))?;
     if !matches!(state, RunState::Failed | RunState::Canceled) {
         return Err(Error::NotFailed { run_id, state });
+    }
+    if let Some(parent) = run.parent.filter(|_| run.bound_to_parent && !awaited) {
+        return Err(Error::OfParent { run_id, parent });
     }
     for sql in [
         include_str!("../sql/rerun/clear_ready.sql"),
@@ -175,14 +204,38 @@ async fn go_on(session: &mut Session<'_>, run_id: Uuid) -> Result<Plan, Error> {
         return Err(Error::Settling { run_id });
     }
     let version = load(session, run.version_id, &run.workflow).await?;
-    let records = records(session, run_id).await?;
+    let past = Past::read(session, run_id, &[]).await?;
     let values = values(session, run_id, &run, &version, &run.input, run_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
-    let values = Values { results: results(&records), ..values };
-    let standing = stand(&version.graph, &values)?;
+    let mut course = plot(Plotter { graph: &version.graph, past: &past, anew: false }, &values, None)?;
+    let mut queues = Vec::new();
+    for call in std::mem::take(&mut course.calls) {
+        match go_on_for_parent(session, call.run_id).await {
+            Ok(plan) => {
+                write::wait_again(session, run_id, &run, &version, &call).await?;
+                queues.extend(plan.queues.iter().cloned());
+                course.told.add(of_child(&call.prefix, plan));
+            }
+            // it cannot go on, so the step starts another
+            Err(Error::NothingToDo | Error::Replay(_) | Error::Input(_) | Error::UnknownVersion { .. }) => {
+                course.told.ready.push(call.prefix.trim_end_matches('/').to_owned());
+                course.jobs.push(call.job());
+            }
+            Err(error) => return Err(error),
+        }
+    }
     sqlx::query(include_str!("../sql/rerun/reopen.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
-    write(session, run_id, &run, &version, &standing, &records).await?;
-    Ok(told(Some(run_id), &version, &standing))
+    write::go_on(session, run_id, &run, &version, &course).await?;
+    queues.extend(write::queues(&version, &course));
+    Ok(told(Some(run_id), &version, course.told, queues))
+}
+
+/// The same of a run that a step of such a run waits for.
+fn go_on_for_parent<'s>(
+    session: &'s mut Session<'_>,
+    run_id: Uuid,
+) -> Pin<Box<dyn Future<Output = Result<Plan, Error>> + Send + 's>> {
+    Box::pin(go_on(session, run_id, true))
 }
 
 /// Makes a new run that takes over what a run has on record, but for a node and all that comes after it. `plan`: only say what that would be.
@@ -191,7 +244,7 @@ pub async fn rerun(session: &mut Session<'_>, wanted: &Rerun, plan: bool) -> Res
     let mut transaction = session.begin().await?;
     let done = {
         let mut session = Session::within(&mut transaction, route);
-        start_over(&mut session, wanted).await
+        start_over(&mut session, wanted, None).await
     };
     match done {
         Ok(done) if !plan => {
@@ -209,8 +262,27 @@ pub async fn rerun(session: &mut Session<'_>, wanted: &Rerun, plan: bool) -> Res
     }
 }
 
-async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, Error> {
-    let run = run_row(session, wanted.run_id).await?;
+/// The step of a new run that waits for another new run.
+#[derive(Clone, Copy)]
+struct Awaits {
+    run_id: Uuid,
+    frame: i32,
+    node: NodeNumber,
+}
+
+/// The same of a run for which a step of such a run waits.
+fn start_over_for_parent<'s>(
+    session: &'s mut Session<'_>,
+    wanted: &'s Rerun,
+    parent: Awaits,
+) -> Pin<Box<dyn Future<Output = Result<Plan, Error>> + Send + 's>> {
+    Box::pin(start_over(session, wanted, Some(parent)))
+}
+
+async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Awaits>) -> Result<Plan, Error> {
+    let of = wanted.run_id;
+    // a new run has a key and a parent of its own, or none
+    let run = RunRow { parent: parent.map(|parent| parent.run_id), key: None, ..run_row(session, of).await? };
     let old = load(session, run.version_id, &run.workflow).await?;
     let version = match wanted.version {
         None => None,
@@ -226,53 +298,69 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun) -> Result<Plan, E
         None => None,
     };
     let version = newer.as_ref().unwrap_or(&old);
-    let anew = downstream(version, &wanted.from)?;
-    let mut records = records(session, wanted.run_id).await?;
+    let place = Place::parse(version, &wanted.from)?;
+    let refused = |why: &str| Error::Place { place: wanted.from.clone(), why: why.to_owned() };
+    if newer.is_some() && !(place.within.is_empty() && place.child.is_none()) {
+        return Err(refused("within a block or a child run it begins anew only in the version that the run has"));
+    }
     // by id, for another version may number its nodes otherwise
-    let places: BTreeMap<NodeNumber, NodeNumber> = records
-        .keys()
-        .filter(|node| **node >= 0)
-        .filter_map(|node| Some((version.graph.number(old.graph.id(*node))?, *node)))
-        .filter(|(node, _)| !anew.contains(node) && version.graph.node(*node).is_some_and(|node| node.body == 0))
-        .collect();
-    records = places.iter().filter_map(|(node, old)| Some((*node, records.remove(old)?))).collect();
+    let own = |node: &NodeNumber| version.graph.node(*node).is_some_and(|node| node.body == 0);
+    let new_number = |node: NodeNumber| match newer {
+        Some(_) => version.graph.number(old.graph.id(node)).filter(own),
+        None => Some(node),
+    };
+    let old_number = |node: NodeNumber| match newer {
+        Some(_) => old.graph.number(version.graph.id(node)),
+        None => Some(node),
+    };
+    let past = Past::read(session, of, &place.within).await?;
     let input = wanted.input.as_ref().map_or(run.input.as_str(), Payload::as_str);
     let new_id: Uuid = sqlx::query_scalar(include_str!("../sql/rerun/new_id.sql")).fetch_one(&mut *session).await?;
-    let values = values(session, wanted.run_id, &run, version, input, new_id).await?;
+    let new_id = parent.map_or(new_id, |parent| after(parent.run_id, new_id));
+    let values = values(session, of, &run, version, input, new_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
-    let values = Values { results: results(&records), ..values };
-    let standing = stand(&version.graph, &values)?;
+    let renumbered = newer.is_some().then(|| past.renumbered(new_number));
+    let plotter = Plotter { graph: &version.graph, past: renumbered.as_ref().unwrap_or(&past), anew: true };
+    let mut course = plot(plotter, &values, Some(From::place(&place)))?;
     sqlx::query(include_str!("../sql/rerun/insert_run.sql"))
         .bind(SHARD)
         .bind(new_id)
-        .bind(wanted.run_id)
+        .bind(of)
         .bind(version.version_id)
         .bind(input)
+        .bind(parent.map(|parent| parent.run_id))
+        .bind(parent.map(|parent| parent.frame))
+        .bind(parent.map(|parent| parent.node))
         .execute(&mut *session)
         .await?;
-    let kept = standing.ended.iter().filter_map(|node| Some((*places.get(node)?, *node)));
-    let start = standing.ended.contains(&START).then_some((START, START));
-    let (from, to): (Vec<_>, Vec<_>) = kept.chain(start).unzip();
-    let copied = sqlx::query(include_str!("../sql/rerun/copy_records.sql"))
-        .bind(SHARD)
-        .bind(new_id)
-        .bind(wanted.run_id)
-        .bind(&from)
-        .bind(&to);
-    copied.execute(&mut *session).await?;
+    write::take_over(session, (new_id, of), &course, &past, old_number).await?;
     if version.graph.context().is_some() {
-        sqlx::query(include_str!("../sql/rerun/copy_context.sql"))
-            .bind(SHARD)
-            .bind(new_id)
-            .bind(wanted.run_id)
-            .bind(&from)
-            .execute(&mut *session)
-            .await?;
+        write::take_over_context(session, (new_id, of), &course, &past, new_number).await?;
     }
-    // what is not on record is tried for the first time, whatever it was in the other run
-    records.retain(|node, _| standing.ended.contains(node));
-    write(session, new_id, &run, version, &standing, &records).await?;
-    Ok(told(Some(new_id), version, &standing))
+    write::go_on(session, new_id, &run, version, &course).await?;
+    let mut queues = write::queues(version, &course);
+    for call in std::mem::take(&mut course.calls) {
+        let from = place.child.clone().unwrap_or_default();
+        let wanted = Rerun { run_id: call.run_id, from, input: None, version: None };
+        let parent = Awaits { run_id: new_id, frame: call.frame, node: call.node };
+        let plan = start_over_for_parent(session, &wanted, parent).await?;
+        if let Some(run_id) = plan.run_id {
+            write::wait_again(session, new_id, &run, version, &course::Call { run_id, ..call.clone() }).await?;
+        }
+        queues.extend(plan.queues.iter().cloned());
+        course.told.add(of_child(&call.prefix, plan));
+    }
+    Ok(told(Some(new_id), version, course.told, queues))
+}
+
+/// The id of a run that another waits for: runs are locked in the order of their ids, the parent first.
+fn after(parent: Uuid, id: Uuid) -> Uuid {
+    if id > parent {
+        return id;
+    }
+    let (millis, random) = ((parent.as_u128() >> 80) as u64 + 1, id.as_bytes());
+    let random = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(|at| random.get::<usize>(at).copied().unwrap_or(0));
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 async fn run_row(session: &mut Session<'_>, run_id: Uuid) -> Result<RunRow, Error> {
@@ -285,30 +373,6 @@ async fn load(session: &mut Session<'_>, version_id: i32, workflow: &str) -> Res
     workflow::load(&mut *session, version_id).await?.ok_or_else(missing)
 }
 
-async fn records(session: &mut Session<'_>, run_id: Uuid) -> Result<BTreeMap<NodeNumber, Record>, Error> {
-    type Row = (NodeNumber, i32, i16, Option<String>, Option<String>);
-    let rows: Vec<Row> = sqlx::query_as(include_str!("../sql/rerun/records.sql"))
-        .bind(SHARD)
-        .bind(run_id)
-        .fetch_all(&mut *session)
-        .await?;
-    let record = |(node, attempt, outcome, output, error): Row| {
-        let result = match Outcome::from_code(outcome) {
-            Ok(Outcome::Completed) => output.map(|output| NodeResult::Completed(Payload::trusted(output.into()))),
-            Ok(Outcome::Failed | Outcome::Lost) => {
-                error.map(|error| NodeResult::Failed(Payload::trusted(error.into())))
-            }
-            _ => None,
-        };
-        (node, Record { attempt, result })
-    };
-    Ok(rows.into_iter().map(record).collect())
-}
-
-fn results(records: &BTreeMap<NodeNumber, Record>) -> BTreeMap<NodeNumber, NodeResult> {
-    records.iter().filter_map(|(node, record)| Some((*node, record.result.clone()?))).collect()
-}
-
 /// What expressions read, but for the nodes' results.
 async fn values(
     session: &mut Session<'_>,
@@ -318,14 +382,12 @@ async fn values(
     input: &str,
     run_id: Uuid,
 ) -> Result<Values, Error> {
-    // a new run has a key and a parent of its own: none
-    let same = of == run_id;
     let facts = RunFacts {
         run_id,
         workflow: version.workflow.clone(),
         version: version.version,
-        key: run.key.clone().filter(|_| same),
-        parent: run.parent.filter(|_| same),
+        key: run.key.clone(),
+        parent: run.parent,
         input: Payload::trusted(input.into()),
     };
     let mut values = Values::new(Arc::new(facts));
@@ -336,92 +398,32 @@ async fn values(
     Ok(values)
 }
 
-fn stand(graph: &Graph, values: &Values) -> Result<Standing, Error> {
-    let standing = replay(graph, values).map_err(Error::Replay)?;
-    if standing.ready.is_empty() { Err(Error::NothingToDo) } else { Ok(standing) }
-}
-
-/// The node and all that comes after it.
-fn downstream(version: &LoadedVersion, from: &str) -> Result<BTreeSet<NodeNumber>, Error> {
-    let graph = &version.graph;
-    let number = graph.number(from).filter(|node| graph.node(*node).is_some_and(|node| node.body == 0));
-    let unknown = || Error::UnknownNode {
-        node: from.to_owned(),
-        workflow: version.workflow.to_string(),
-        version: version.version,
-    };
-    let mut open = vec![number.ok_or_else(unknown)?];
-    let mut found = BTreeSet::new();
-    while let Some(node) = open.pop() {
-        if found.insert(node) {
-            open.extend(graph.edges().iter().filter(|edge| edge.from == node).map(|edge| edge.to));
-        }
+/// Where a run goes on.
+fn plot(plotter: Plotter<'_>, values: &Values, from: Option<From<'_>>) -> Result<Course, Error> {
+    match plotter.body(Instance { frame: 0, body: 0, values, prefix: "" }, from)? {
+        Stand::GoesOn(course) => Ok(course),
+        Stand::Complete(..) | Stand::Nothing => Err(Error::NothingToDo),
     }
-    Ok(found)
 }
 
-/// The step jobs, counts and skips of where a run stands.
-async fn write(
-    session: &mut Session<'_>,
-    run_id: Uuid,
-    run: &RunRow,
-    version: &LoadedVersion,
-    standing: &Standing,
-    records: &BTreeMap<NodeNumber, Record>,
-) -> Result<(), Error> {
-    let (joins, skips) = (&standing.joins, &standing.skips);
-    sqlx::query(include_str!("../sql/rerun/insert_joins.sql"))
-        .bind(SHARD)
-        .bind(run_id)
-        .bind(joins.iter().map(|join| join.node).collect::<Vec<_>>())
-        .bind(joins.iter().map(|join| join.resolved).collect::<Vec<_>>())
-        .bind(joins.iter().map(|join| join.taken).collect::<Vec<_>>())
-        .execute(&mut *session)
-        .await?;
-    sqlx::query(include_str!("../sql/rerun/insert_skips.sql"))
-        .bind(SHARD)
-        .bind(run_id)
-        .bind(skips.iter().map(|skip| skip.node).collect::<Vec<_>>())
-        .bind(skips.iter().map(|skip| skip.reason.as_str()).collect::<Vec<_>>())
-        .execute(&mut *session)
-        .await?;
-    let ready: Vec<NodeNumber> = standing.ready.iter().copied().collect();
-    let next = |node: &NodeNumber| records.get(node).map_or(1, |record| record.attempt + 1);
-    sqlx::query(include_str!("../sql/rerun/insert_ready.sql"))
-        .bind(SHARD)
-        .bind(run_id)
-        .bind(version.version_id)
-        .bind(run.priority)
-        .bind(&ready)
-        .bind(ready.iter().map(next).collect::<Vec<_>>())
-        .bind(ready.iter().map(|node| version.queue_id(*node)).collect::<Vec<_>>())
-        .execute(&mut *session)
-        .await?;
-    Ok(())
-}
-
-fn told(run_id: Option<Uuid>, version: &LoadedVersion, standing: &Standing) -> Plan {
-    let graph = &version.graph;
-    let ids = |nodes: &mut dyn Iterator<Item = NodeNumber>| -> Vec<String> {
-        nodes.filter(|node| *node >= 0).map(|node| graph.id(node).to_owned()).collect()
+/// What is told of a child run, as part of its parent.
+fn of_child(prefix: &str, plan: Plan) -> Told {
+    let places = |places: Vec<String>| places.into_iter().map(|place| format!("{prefix}{place}")).collect();
+    let mut told = Told {
+        reused: places(plan.reused),
+        skipped: places(plan.skipped),
+        ready: places(plan.ready),
+        later: places(plan.later),
+        taken_up: places(plan.taken_up),
+        whole: places(plan.whole),
     };
-    let skipped: BTreeSet<NodeNumber> = standing.skips.iter().map(|skip| skip.node).collect();
-    let decided =
-        |node: &NodeNumber| standing.ended.contains(node) || standing.ready.contains(node) || skipped.contains(node);
-    let mut queues: Vec<String> = standing
-        .ready
-        .iter()
-        .map(|node| graph.node(*node).map_or(&version.first_queue, |node| &node.queue).to_string())
-        .collect();
+    told.taken_up.push(prefix.trim_end_matches('/').to_owned());
+    told
+}
+
+fn told(run_id: Option<Uuid>, version: &LoadedVersion, told: Told, mut queues: Vec<String>) -> Plan {
+    queues.sort_unstable();
     queues.dedup();
-    let own = graph.nodes().iter().filter(|node| node.body == 0).map(|node| node.number);
-    Plan {
-        run_id,
-        version: version.version,
-        reused: ids(&mut standing.ended.iter().copied()),
-        later: ids(&mut own.filter(|node| !decided(node))),
-        skipped: ids(&mut skipped.iter().copied()),
-        ready: ids(&mut standing.ready.iter().copied()),
-        queues,
-    }
+    let Told { reused, skipped, ready, later, taken_up, whole } = told;
+    Plan { run_id, version: version.version, reused, skipped, ready, later, taken_up, whole, queues }
 }

@@ -180,6 +180,10 @@ pub async fn iterations(db: impl PgExecutor<'_>, wholes: &[FrameRef]) -> Result<
     for row in rows.fetch_all(db).await? {
         put(&mut found, row.try_get("of_block")?, child(&row)?);
     }
+    // a run that went on after it had ended may have begun them in another order
+    for iterations in &mut found {
+        iterations.sort_by_key(|child| child.iteration);
+    }
     Ok(found)
 }
 

@@ -1,13 +1,13 @@
-//! Where a run stands, from how its nodes ended: what the engine would have enqueued and counted by then. Pure; the run's own graph only, where a block is
-//! one node.
+//! Where an instance of a graph stands (a run's own, or a body of a block), from how its nodes ended: what the engine would have enqueued and counted by
+//! then. Pure; a block is one node here: what goes on within it is `rerun`'s to say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Arrival, BodyEnd, Consequences, Ending, Skip, TOO_FEW, successor};
 use crate::error::StepError;
-use crate::graph::{GivesUp, Graph, Join, NodeNumber, NodeResult, START, Values};
+use crate::graph::{BodyNumber, END, GivesUp, Graph, Join, NodeNumber, NodeResult, START, Values};
 
-/// Where a run stands.
+/// Where an instance of a graph stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Standing {
     /// Nodes that are to run: all before them has ended.
@@ -18,10 +18,13 @@ pub(crate) struct Standing {
     pub skips: Vec<Skip>,
     /// Joins that some of their edges have reached.
     pub joins: Vec<Arrival>,
+    /// All of it has ended, and it completes.
+    pub done: bool,
 }
 
 struct Replay<'g> {
     graph: &'g Graph,
+    body: BodyNumber,
     values: &'g Values,
     standing: Standing,
     joins: BTreeMap<NodeNumber, Arrival>,
@@ -29,30 +32,33 @@ struct Replay<'g> {
     open: Vec<NodeNumber>,
 }
 
-/// Where a run stands whose nodes ended as `values.results` says. A node that failed and whose failure nothing takes is to run again. `Err`: a condition cannot be evaluated, though it was once.
-pub(crate) fn replay(graph: &Graph, values: &Values) -> Result<Standing, StepError> {
-    let mut replay =
-        Replay { graph, values, standing: Standing::default(), joins: BTreeMap::new(), open: graph.entries().to_vec() };
-    if graph.first_node() == START {
+/// Where an instance of this graph stands whose nodes ended as `values.results` says. A node that failed and whose failure nothing takes is to run again.
+/// `Err`: a condition cannot be evaluated, though it was once.
+pub(crate) fn replay(graph: &Graph, body: BodyNumber, values: &Values) -> Result<Standing, StepError> {
+    let open = graph.body(body).map_or(&[][..], |body| body.entries()).to_vec();
+    let mut replay = Replay { graph, body, values, standing: Standing::default(), joins: BTreeMap::new(), open };
+    if body == 0 && graph.first_node() == START {
         replay.standing.ended.insert(START);
     }
     while let Some(node) = replay.open.pop() {
         replay.turn(node)?;
     }
     let Replay { mut standing, joins, .. } = replay;
-    let open = |arrival: &Arrival| join(graph, arrival.node).is_some_and(|join| arrival.resolved < join.indegree);
+    let open =
+        |arrival: &Arrival| graph.join_within(body, arrival.node).is_some_and(|join| arrival.resolved < join.indegree);
     standing.joins = joins.into_values().filter(open).collect();
     Ok(standing)
-}
-
-/// How the arrivals at a node of the run's own graph are counted.
-fn join(graph: &Graph, node: NodeNumber) -> Option<Join> {
-    graph.join_within(0, node)
 }
 
 impl Replay<'_> {
     /// All before this node has ended, and it runs.
     fn turn(&mut self, node: NodeNumber) -> Result<(), StepError> {
+        if node == END {
+            self.standing.done = matches!(self.values.results.get(&END), Some(NodeResult::Completed(_)));
+            let end = if self.standing.done { &mut self.standing.ended } else { &mut self.standing.ready };
+            end.insert(END);
+            return Ok(());
+        }
         let next = match self.values.results.get(&node) {
             None => None,
             Some(NodeResult::Completed(output)) => Some(self.after(node, Ending::Completed(output))?),
@@ -85,6 +91,7 @@ impl Replay<'_> {
     }
 
     fn apply(&mut self, next: Consequences) -> Result<(), StepError> {
+        self.standing.done |= next.end == Some(BodyEnd::Completed);
         self.open.extend(next.ready);
         self.standing.skips.extend(next.skips);
         for arrival in next.arrivals {
@@ -96,7 +103,7 @@ impl Replay<'_> {
     /// Tokens reach a join, which counts as the database does.
     fn arrive(&mut self, arrival: Arrival) -> Result<(), StepError> {
         let node = arrival.node;
-        let Some(join) = join(self.graph, node) else { return Ok(()) };
+        let Some(join): Option<Join> = self.graph.join_within(self.body, node) else { return Ok(()) };
         let before = self.joins.get(&node).copied().unwrap_or(Arrival { node, resolved: 0, taken: 0 });
         let now = Arrival { node, resolved: before.resolved + arrival.resolved, taken: before.taken + arrival.taken };
         self.joins.insert(node, now);

@@ -92,10 +92,10 @@ pub(super) fn iterations(held: &Held) -> Option<FrameRef> {
     about.then_some((held.step.run_id, whole.frame))
 }
 
-/// The items of the iterations that the step opens.
+/// The iterations that the step opens.
 pub(super) fn items(held: &Held) -> Option<(Uuid, i32, i32)> {
     let whole = whole(held)?;
-    (held.step.node == OPEN && is_foreach(held, whole)).then_some((held.step.run_id, whole.frame, held.step.attempt))
+    (held.step.node == OPEN).then_some((held.step.run_id, whole.frame, held.step.attempt))
 }
 
 fn kind<'h>(held: &'h Held, whole: &FrameFacts) -> Option<&'h BlockKind> {
@@ -162,7 +162,8 @@ fn engine_step(held: &Held, whole: &FrameFacts) -> Result<Ending, StepError> {
             Next::Failed => Ending::IterationFailed,
         },
         (OPEN, _) => {
-            Ending::Opened(Box::new(graph.open_chunk(&held.values.frames, held.step.attempt, given(held, whole)?)))
+            let (given, iterations) = given(held, whole)?;
+            Ending::Opened(Box::new(graph.open_chunk(&held.values.frames, held.step.attempt, given, iterations)))
         }
         (TIMEOUT, _) => Ending::BlockEnds(Err(frame::timed_out(timeout(held, whole)))),
         (CLEAN_UP, _) => {
@@ -188,15 +189,16 @@ fn next(held: &Held, whole: &FrameFacts) -> Result<Next, StepError> {
     held.version.graph.after(ended, &before, given, &held.values)
 }
 
-/// What the iterations of a chunk are given: its items, or what the block was given.
-fn given(held: &Held, whole: &FrameFacts) -> Result<Vec<Payload>, StepError> {
+/// What the iterations of a chunk are given: its items, or what the block was given. With their numbers, where the chunk says them.
+fn given(held: &Held, whole: &FrameFacts) -> Result<(Vec<Payload>, Option<Vec<i32>>), StepError> {
+    let (items, iterations) = held.items.as_ref().map(frame::chunk_items).unwrap_or_default();
     if is_foreach(held, whole) {
-        let items = held.items.as_ref().ok_or_else(|| gone("the items of an iteration"))?;
-        return Ok(frame::chunk_items(items));
+        return Ok((items.ok_or_else(|| gone("the items of an iteration"))?, iterations));
     }
     let own = held.instances.iter().find(|instance| instance.child.frame == whole.frame);
     let input = own.and_then(|own| own.child.input.clone()).unwrap_or_else(Payload::null);
     let bounds = whole.bounds.ok_or_else(|| gone("how the block goes on"))?;
-    let left = bounds.count.saturating_sub(held.step.attempt.saturating_mul(bounds.chunk));
-    Ok((0..left.min(bounds.chunk)).map(|_| input.clone()).collect())
+    let left = bounds.count.saturating_sub(held.step.attempt.saturating_mul(bounds.chunk)).min(bounds.chunk);
+    let left = iterations.as_ref().map_or(usize::try_from(left).unwrap_or(0), Vec::len);
+    Ok((vec![input; left], iterations))
 }

@@ -64,7 +64,9 @@ fn text(plan: &Plan) -> String {
     let lines = [
         line("taken as it is", &plan.reused),
         line("skipped as before", &plan.skipped),
+        line("goes on within", &plan.taken_up),
         line("runs", &plan.ready),
+        line("of these again as a whole, in new frames", &plan.whole),
         line("may run after that", &plan.later),
     ];
     lines.concat().trim_end().to_owned()
@@ -75,7 +77,11 @@ fn refusal(error: RerunError) -> anyhow::Error {
         RerunError::NotFound { .. } | RerunError::UnknownVersion { .. } | RerunError::UnknownNode { .. } => {
             Exit::NotFound
         }
-        RerunError::NotFailed { .. } | RerunError::Settling { .. } | RerunError::NothingToDo => Exit::Conflict,
+        RerunError::NotFailed { .. }
+        | RerunError::Settling { .. }
+        | RerunError::OfParent { .. }
+        | RerunError::Place { .. }
+        | RerunError::NothingToDo => Exit::Conflict,
         RerunError::Input(_) => Exit::Usage,
         _ => Exit::Failed,
     };

@@ -1,0 +1,343 @@
+//! Going on within blocks: what completed in them stays, and what failed or was canceled there runs again where it stood.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use longshore_enqueuer::Plan;
+use longshore_tests::TestFleet;
+use longshore_tests::fleet::{Gate, TestHandlers, nested};
+use longshore_worker::{Failure, Slots, Step};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{attempts, failing, fleet, retry, words};
+
+/// A task that fails for good in its first attempt where the expression holds; gives `output`.
+fn failing_where(id: &str, when: &str, output: Value) -> Value {
+    json!({"id": id, "type": "task", "handler": "flaky",
+        "input": {"fail": format!("{{{{ 1 if {when} else 0 }}}}"), "permanent": true, "output": output}})
+}
+
+fn has(among: &[String], place: &str) -> bool {
+    among.iter().any(|one| one == place)
+}
+
+/// The frames of a block's iterations, and what became of a node in each: iteration, attempts, how many of them completed.
+async fn in_iterations(fleet: &TestFleet, run: Uuid, node: &str) -> Vec<(i32, i64, i64)> {
+    sqlx::query_as(
+        "select f.iteration, count(a.attempt), count(*) filter (where a.outcome = 1)
+         from longshore.execution_step_attempts a
+         join longshore.frames f on f.run_id = a.run_id and f.frame = a.frame
+         join longshore.workflow_runs r on r.run_id = a.run_id
+         join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+         where a.run_id = $1 and n.id = $2 group by f.frame, f.iteration order by f.iteration, f.frame",
+    )
+    .bind(run)
+    .bind(node)
+    .fetch_all(&fleet.database.pool)
+    .await
+    .unwrap()
+}
+
+/// Try again until it ends otherwise; how often that took.
+async fn until_it_completes(fleet: &TestFleet, run: Uuid, most: usize) -> (usize, Value) {
+    let mut times = 0;
+    loop {
+        let (state, given) = fleet.ended(run).await;
+        if state == "completed" {
+            return (times, given);
+        }
+        times += 1;
+        assert!(times <= most, "run {run} fails again and again: {given}");
+        retry(fleet, run).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn iterations_that_completed_stay_and_the_failed_one_goes_on_where_it_stood() {
+    let body = json!({"nodes": [failing("first", 0), failing_where("t", "item == 1", json!("{{ item * 10 }}")), failing("last", 0)],
+        "edges": [["first", "t"], ["t", "last"]], "output": "{{ nodes.t.output }}"});
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2, 3, 4], "concurrency": 1, "body": body});
+    let fleet = fleet(
+        json!({"name": "w", "nodes": [failing("a", 0), each, failing("z", 0)], "edges": [["a", "each"], ["each", "z"]],
+            "output": "{{ nodes.each.output }}"}),
+    )
+    .await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    let done = retry(&fleet, run).await;
+    assert_eq!((&done.taken_up, &done.whole), (&words(&["each"]), &words(&[])));
+    for place in ["a", "each[0]", "each[1]/first"] {
+        assert!(has(&done.reused, place), "{place}: {done:?}");
+    }
+    assert_eq!(done.ready, words(&["each[1]/t"]));
+    for place in ["each[1]/last", "each[2-4]", "z"] {
+        assert!(has(&done.later, place), "{place}: {done:?}");
+    }
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([0, 10, 20, 30, 40])));
+    let tried = attempts(&fleet, run).await;
+    let each: Vec<(i32, i16)> =
+        tried.iter().filter(|(id, ..)| id == "each").map(|(_, n, outcome)| (*n, *outcome)).collect();
+    assert_eq!(each, [(1, 2), (2, 1)], "an attempt of the block for each time");
+    let wholes: i64 = fleet.ask("select count(*) from longshore.frames where run_id = $1 and whole", run).await;
+    assert_eq!(wholes, 1, "the block's instance goes on");
+    let completed = |node: &'static str| {
+        let fleet = &fleet;
+        async move {
+            let found = in_iterations(fleet, run, node).await;
+            found
+                .into_iter()
+                .map(|(iteration, tries, good)| (iteration, tries, good))
+                .filter(|(_, _, good)| *good > 0)
+                .collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(completed("t").await, [(0, 1, 1), (1, 2, 1), (2, 1, 1), (3, 1, 1), (4, 1, 1)]);
+    assert_eq!(completed("first").await.len(), 5, "nothing that completed ran again");
+    fleet.finish().await;
+}
+
+/// A `parallel` of which each branch goes on by its own rules.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_block_goes_on_within() {
+    let one = |id: &str, node: Value| json!({"id": id, "nodes": [node]});
+    let passes = json!({"id": "again", "type": "while", "when": "input.n < 3", "input": {"n": 0}, "body": {"nodes": [
+        failing_where("w", "frame.input.n == 1", json!({"n": "{{ frame.input.n + 1 }}"}))]}});
+    let chosen = json!({"id": "if", "type": "if", "when": "true", "then": {"nodes": [failing("yes", 0), failing("i", 1)], "edges": [["yes", "i"]]}});
+    let switch = json!({"id": "by", "type": "switch", "cases": [{"when": "false", "body": {"nodes": [failing("none", 0)]}}],
+        "default": {"nodes": [failing("d", 1)]}});
+    let tried = json!({"id": "try", "type": "try", "body": {"nodes": [failing("b", 1)]},
+        "catch": [{"on": ["never"], "body": {"nodes": [failing("c", 0)]}}]});
+    let inner = json!({"id": "all", "type": "parallel", "fail_fast": false, "branches": [one("l", failing("l1", 1)), one("r", failing("r1", 0))]});
+    let definition = json!({"name": "w", "nodes": [{"id": "p", "type": "parallel", "fail_fast": false, "branches": [
+        one("while", passes), one("if", chosen), one("switch", switch), one("try", tried), one("inner", inner)]}]});
+    let fleet = fleet(definition).await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    let done = retry(&fleet, run).await;
+    let mut ready = done.ready.clone();
+    ready.sort();
+    let expected = [
+        "p[if]/if[then]/i",
+        "p[inner]/all[l]/l1",
+        "p[switch]/by[default]/d",
+        "p[try]/try[body]/b",
+        "p[while]/again[1]/w",
+    ];
+    assert_eq!(ready, words(&expected), "{done:?}");
+    for place in ["p[while]/again[0]", "p[if]/if[then]/yes", "p[inner]/all[r]"] {
+        assert!(has(&done.reused, place), "{place}: {done:?}");
+    }
+    let (state, output) = fleet.ended(run).await;
+    let given = json!({"while": {"n": 3}, "if": "i", "switch": "d", "try": "b", "inner": {"l": "l1", "r": "r1"}});
+    assert_eq!((state.as_str(), output), ("completed", given));
+    for (node, tries) in [
+        ("w", vec![(0, 1, 1), (1, 2, 1), (2, 1, 1)]),
+        ("r1", vec![(1, 1, 1)]),
+        ("yes", vec![(0, 1, 1)]),
+        ("b", vec![(0, 2, 1)]),
+    ] {
+        assert_eq!(in_iterations(&fleet, run, node).await, tries, "{node}");
+    }
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_try_whose_catch_had_begun_is_run_again_as_a_whole() {
+    let caught = json!({"id": "t", "type": "try", "body": {"nodes": [failing("b", 9)]}, "catch": [{"body": {"nodes": [
+        json!({"id": "c", "type": "task", "handler": "gate"})]}}]});
+    let gate = Gate::default();
+    let mut fleet = TestFleet::publish([json!({"name": "w", "nodes": [caught]})]).await;
+    fleet.add(fleet.worker().gate(&gate).queue("default", Slots(8))).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    fleet.enqueuer.cancel(run).await.unwrap();
+    let done = retry(&fleet, run).await;
+    assert_eq!((done.ready, done.whole, done.taken_up), (words(&["t"]), words(&["t"]), words(&[])));
+    gate.open(2);
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    assert_eq!(in_iterations(&fleet, run, "b").await, [(0, 1, 0), (0, 1, 0)], "in another frame");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_failed_though_nothing_in_it_did_is_run_again_as_a_whole() {
+    let again = json!({"id": "again", "type": "while", "when": "run.context.stop != 'yes'", "max_iterations": 2,
+        "body": {"nodes": [failing("w", 0)]}});
+    let fleet = fleet(json!({"name": "w", "context": {}, "nodes": [again]})).await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.1["name"], "max_iterations");
+    assert_eq!(retry(&fleet, run).await.whole, words(&["again"]));
+    assert_eq!(fleet.ended(run).await.1["name"], "max_iterations");
+    assert_eq!(in_iterations(&fleet, run, "w").await.len(), 4, "two passes more");
+    fleet.finish().await;
+}
+
+/// Three levels deep, canceled while a step of each item runs, several times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_canceled_within_nested_blocks_goes_on_there() {
+    let gate = Gate::default();
+    let mut fleet = TestFleet::publish([nested("w")]).await;
+    fleet.add(fleet.worker().gate(&gate).queue("default", Slots(8))).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(3).await;
+    gate.open(2);
+    gate.entered(5).await;
+    for round in 1..=2 {
+        fleet.enqueuer.cancel(run).await.unwrap();
+        let done = retry(&fleet, run).await;
+        assert_eq!(done.ready.len(), 3, "{round}: {done:?}");
+        assert!(done.reused.iter().any(|place| place.ends_with("/again[0]")), "{done:?}");
+        let timers = "select count(*) from longshore.step_delayed where run_id = $1 and node = -6";
+        assert_eq!(fleet.ask::<i64>(timers, run).await, 1, "the block has its time again");
+        gate.entered(5 + round * 3).await;
+    }
+    gate.open(20);
+    let (state, _) = fleet.ended(run).await;
+    assert_eq!(state, "completed");
+    let passes = in_iterations(&fleet, run, "charge").await;
+    assert_eq!(passes.iter().map(|(_, _, good)| *good).sum::<i64>(), 6, "{passes:?}");
+    let each: Value = fleet.ask("select output from longshore.execution_step_attempts where run_id = $1 and frame = 0 and outcome = 1 order by node limit 1", run).await;
+    assert_eq!(each, json!([{"n": 2}, {"n": 2}, {"n": 2}]));
+    fleet.finish().await;
+}
+
+/// No more iterations go on at a time than may, though more had failed; what failed and was tolerated is tried again, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_window_holds_and_tolerated_failures_are_counted_anew() {
+    let (now, most, rounds) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let count = {
+        let (now, most, rounds) = (now.clone(), most.clone(), rounds.clone());
+        move |_: Step, item: i64| {
+            let (now, most, rounds) = (now.clone(), most.clone(), rounds.clone());
+            async move {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                now.fetch_sub(1, Ordering::SeqCst);
+                let bad = [0, 3, 5, 6, 7, 11].contains(&item) && rounds.load(Ordering::SeqCst) == 0;
+                if bad { Err(Failure::permanent("bad")) } else { Ok(item * 2) }
+            }
+        }
+    };
+    for (window, tolerated) in [(1, 3), (2, 2), (2, 4), (3, 0), (20, 3)] {
+        let items: Vec<i64> = (0..14).collect();
+        let each = json!({"id": "each", "type": "foreach", "items": "{{ run.input }}", "concurrency": window, "tolerate": {"count": tolerated},
+            "body": {"nodes": [{"id": "t", "type": "task", "handler": "count", "input": "{{ item }}"}]}});
+        let mut fleet = TestFleet::publish([json!({"name": "w", "nodes": [each]})]).await;
+        fleet.add(fleet.worker().handler("count", count.clone()).queue("default", Slots(20))).await;
+        rounds.store(0, Ordering::SeqCst);
+        let run = fleet.start("w", json!(items)).await;
+        assert_eq!(fleet.ended(run).await.0, "failed");
+        let first = retry(&fleet, run).await;
+        assert_eq!(fleet.ended(run).await.0, "failed", "they fail again");
+        rounds.store(1, Ordering::SeqCst);
+        most.store(0, Ordering::SeqCst);
+        retry(&fleet, run).await;
+        let doubled: Vec<i64> = items.iter().map(|item| item * 2).collect();
+        assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!(doubled)), "{window} {tolerated}: {first:?}");
+        assert!(most.load(Ordering::SeqCst) <= window, "{} at a time of {window}", most.load(Ordering::SeqCst));
+        let good: Vec<i64> = in_iterations(&fleet, run, "t").await.into_iter().map(|(_, _, good)| good).collect();
+        assert_eq!(good.iter().sum::<i64>(), 14, "each item completes once");
+        fleet.finish().await;
+    }
+}
+
+/// A body of up to three nodes, some of them blocks.
+fn random_body(random: &mut StdRng, depth: usize, names: &mut usize) -> Value {
+    let mut nodes = Vec::new();
+    for _ in 0..random.random_range(1..=3) {
+        *names += 1;
+        let id = format!("n{names}");
+        let kind = if depth == 0 { 9 } else { random.random_range(0..9) };
+        let mut body = |random: &mut StdRng| random_body(random, depth - 1, names);
+        nodes.push(match kind {
+            0 | 1 => {
+                let tolerate = random.random_range(0..2);
+                json!({"id": id, "type": "foreach", "items": (0..random.random_range(1..7)).collect::<Vec<i32>>(),
+                    "concurrency": random.random_range(1..8), "tolerate": {"count": tolerate}, "body": body(random)})
+            }
+            2 => {
+                json!({"id": id, "type": "while", "do_while": true, "when": "false", "body": body(random)})
+            }
+            3 => json!({"id": id, "type": "if", "when": "true", "then": body(random)}),
+            4 => json!({"id": id, "type": "try", "body": body(random), "catch": [{"on": ["never"], "body": {"nodes": [failing(&format!("{id}c"), 0)]}}]}),
+            5 => {
+                let branch = |name: &str, mut body: Value| {
+                    body["id"] = json!(name);
+                    body
+                };
+                let branches = [branch("l", body(random)), branch("r", body(random))];
+                json!({"id": id, "type": "parallel", "fail_fast": random.random_bool(0.5), "branches": branches})
+            }
+            _ => failing(&id, u32::from(random.random_bool(0.25))),
+        });
+    }
+    let ids: Vec<String> = nodes.iter().map(|node| node["id"].as_str().unwrap().to_owned()).collect();
+    let edges: Vec<Value> =
+        ids.windows(2).filter(|_| random.random_bool(0.6)).map(|pair| json!([pair[0], pair[1]])).collect();
+    json!({"nodes": nodes, "edges": edges})
+}
+
+/// The same, in which nothing fails.
+fn without_failures(body: &Value) -> Value {
+    serde_json::from_str(&body.to_string().replace("\"fail\":1", "\"fail\":0")).unwrap()
+}
+
+/// Random programs of nested blocks whose tasks fail at their first attempt in a frame now and then: tried again until they complete, they give what they
+/// would have given had nothing failed, unless a failure was tolerated; and no task of a frame completes twice (the fleet's checks).
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_a_program_of_blocks_fails_it_goes_on_to_what_it_gives() {
+    let mut random = StdRng::seed_from_u64(11);
+    let mut fleet = TestFleet::publish([]).await;
+    let mut programs = Vec::new();
+    for number in 0..30 {
+        let mut body = random_body(&mut random, 3, &mut 0);
+        if body.to_string().contains("\"tolerate\":{\"count\":1}") && random.random_bool(0.7) {
+            body = serde_json::from_str(
+                &body.to_string().replace("\"tolerate\":{\"count\":1}", "\"tolerate\":{\"count\":0}"),
+            )
+            .unwrap();
+        }
+        for (name, mut body) in [(format!("w{number}"), body.clone()), (format!("g{number}"), without_failures(&body))]
+        {
+            body["name"] = json!(name);
+            fleet.apply(body).await;
+        }
+        programs.push((number, body.to_string().contains("\"tolerate\":{\"count\":1}")));
+    }
+    fleet.work(16).await;
+    let each = programs.iter().map(async |(number, tolerant)| {
+        let (good, bad) =
+            (fleet.start(&format!("g{number}"), json!({})).await, fleet.start(&format!("w{number}"), json!({})).await);
+        let expected = fleet.ended(good).await;
+        let (times, given) = until_it_completes(&fleet, bad, 80).await;
+        assert_eq!(expected.0, "completed", "{number}: {}", expected.1);
+        if !tolerant {
+            assert_eq!(given, expected.1, "{number}");
+        }
+        times
+    });
+    let times: Vec<usize> = futures::future::join_all(each).await;
+    assert!(times.iter().sum::<usize>() > 40, "{times:?}");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_try_a_run_again_one_does_and_a_plan_writes_nothing() {
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2], "body": {"nodes": [failing_where("t", "item == 2", json!("{{ item }}"))]}});
+    let fleet = fleet(json!({"name": "w", "nodes": [each]})).await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    fleet.until(&format!("select not exists (select from longshore.closed where run_id = '{run}')")).await;
+    let planned = fleet.enqueuer.plan_retry(run).await.unwrap();
+    let live = "select count(*) from longshore.frames where run_id = $1 and state = 1";
+    assert_eq!(fleet.ask::<i64>(live, run).await, 0);
+    let both = tokio::join!(fleet.enqueuer.retry(run), fleet.enqueuer.retry(run));
+    let done: Vec<&Plan> = [&both.0, &both.1].into_iter().filter_map(|done| done.as_ref().ok()).collect();
+    assert_eq!(done, [&planned], "{both:?}");
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([0, 1, 2])));
+    fleet.finish().await;
+}

@@ -1,0 +1,133 @@
+//! A new run that begins within blocks: what is not downstream is taken over, frames and records with it.
+
+use longshore_enqueuer::{RerunError, Version};
+use longshore_tests::TestFleet;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{failing, fleet, words};
+
+fn task(id: &str, input: Value) -> Value {
+    json!({"id": id, "type": "task", "handler": "echo", "input": input})
+}
+
+/// How many attempts of a node ran in a run, and were not taken over.
+async fn ran(fleet: &TestFleet, run: Uuid, node: &str) -> i64 {
+    sqlx::query_scalar(
+        "select count(*) from longshore.execution_step_attempts a join longshore.workflow_runs r on r.run_id = a.run_id
+         join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+         where a.run_id = $1 and n.id = $2 and a.lane_id <> 0",
+    )
+    .bind(run)
+    .bind(node)
+    .fetch_one(&fleet.database.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_begins_anew_within_a_loop_and_a_map() {
+    let pass = json!({"nodes": [task("load", json!("{{ frame.input }}")), task("grow", json!({"n": "{{ nodes.load.output.n + run.input.step }}"}))],
+        "edges": [["load", "grow"]]});
+    let again = json!({"id": "again", "type": "while", "when": "input.n < 3", "input": {"n": 0}, "body": pass});
+    let each = json!({"id": "each", "type": "foreach", "items": ["a", "b", "c"], "body": {
+        "nodes": [task("get", json!("{{ item }}")), again, task("put", json!(["{{ nodes.get.output }}", "{{ nodes.again.output.n }}"]))],
+        "edges": [["get", "again"], ["again", "put"]]}});
+    let definition = json!({"name": "w", "nodes": [task("before", json!(1)), each, task("side", json!(2)), task("after", json!("{{ nodes.each.output }}"))],
+        "edges": [["before", "each"], ["each", "after"], ["before", "side"]], "output": "{{ nodes.after.output }}"});
+    let fleet = fleet(definition.clone()).await;
+    let (run, output) = fleet.complete("w", json!({"step": 1})).await;
+    assert_eq!(output, json!([["a", 3], ["b", 3], ["c", 3]]));
+    let planned = fleet.enqueuer.rerun(run, "each[1]/again[1]/grow").input(&json!({"step": 10})).plan().await.unwrap();
+    assert_eq!(planned.taken_up, words(&["each", "each[1]/again"]), "{planned:?}");
+    assert_eq!(planned.ready, words(&["each[1]/again[1]/grow"]));
+    for place in ["before", "side", "each[0]", "each[2]", "each[1]/get", "each[1]/again[0]", "each[1]/again[1]/load"] {
+        assert!(planned.reused.iter().any(|one| one == place), "{place}: {planned:?}");
+    }
+    for place in ["after", "each[1]/put"] {
+        assert!(planned.later.iter().any(|one| one == place), "{place}: {planned:?}");
+    }
+    let anew = fleet.enqueuer.rerun(run, "each[1]/again[1]/grow").input(&json!({"step": 10})).await.unwrap();
+    let anew = anew.run_id.unwrap();
+    assert_eq!(fleet.ended(anew).await, ("completed".to_owned(), json!([["a", 3], ["b", 11], ["c", 3]])));
+    for (node, times) in [("before", 0), ("side", 0), ("get", 0), ("load", 0), ("grow", 1), ("put", 1), ("after", 1)] {
+        assert_eq!(ran(&fleet, anew, node).await, times, "{node}");
+    }
+    assert_eq!(fleet.ended(run).await.1, output, "the other run stays as it was");
+    // a body from its beginning, and a run that was itself one of these
+    let third = fleet.enqueuer.rerun(anew, "each[2]").await.unwrap().run_id.unwrap();
+    assert_eq!(fleet.ended(third).await.1, json!([["a", 3], ["b", 11], ["c", 10]]));
+    assert_eq!(ran(&fleet, third, "get").await, 1);
+    for (place, refused) in [
+        ("each/get", "say which"),
+        ("each[9]/get", "no such iteration"),
+        ("each[1]/again[7]/grow", "no such iteration"),
+        ("before[0]", "holds no nodes"),
+        ("before/get", "holds no nodes"),
+        ("each[x]/get", "say which"),
+        ("each[1]/put/", "holds no nodes"),
+    ] {
+        let error = fleet.enqueuer.rerun(run, place).plan().await.unwrap_err();
+        assert!(matches!(&error, RerunError::Place { why, .. } if why.contains(refused)), "{place}: {error:?}");
+    }
+    for place in ["get", "each[1]/nothing", "each[1", ""] {
+        let error = fleet.enqueuer.rerun(run, place).plan().await.unwrap_err();
+        assert!(matches!(error, RerunError::UnknownNode { .. }), "{place}: {error:?}");
+    }
+    let mut newer = definition;
+    newer["queue"] = json!("other");
+    fleet.apply(newer).await;
+    let other = fleet.enqueuer.rerun(run, "each[1]/put").version(Version::Latest).plan().await;
+    assert!(matches!(other, Err(RerunError::Place { .. })), "{other:?}");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_begins_anew_within_branches_cases_and_catches() {
+    let bad = json!({"id": "bad", "type": "task", "handler": "flaky", "input": {"fail": 9, "permanent": true, "name": "oops"}});
+    let tried = json!({"id": "t", "type": "try", "body": {"nodes": [task("ok", json!(1)), bad], "edges": [["ok", "bad"]]},
+        "catch": [{"body": {"nodes": [task("sorry", json!("{{ run.input }}"))]}}], "finally": {"nodes": [task("log", json!(0))]}});
+    let chosen = json!({"id": "if", "type": "if", "when": "true", "then": {"nodes": [task("yes", json!(7)), task("y2", json!(["{{ run.input }}", "{{ nodes.yes.output }}"]))],
+        "edges": [["yes", "y2"]]}});
+    let definition = json!({"name": "w", "nodes": [{"id": "p", "type": "parallel", "branches": [
+        {"id": "l", "nodes": [tried]}, {"id": "r", "nodes": [chosen]}]}]});
+    let fleet = fleet(definition).await;
+    let (run, output) = fleet.complete("w", json!("x")).await;
+    assert_eq!(output, json!({"l": "x", "r": ["x", 7]}));
+    for (from, given, again) in [
+        ("p[r]/if[then]/y2", json!({"l": "x", "r": ["y", 7]}), &["y2"][..]),
+        ("p/if/yes", json!({"l": "x", "r": ["y", 7]}), &["yes", "y2"]),
+        ("p/t/sorry", json!({"l": "y", "r": ["x", 7]}), &["sorry", "log"]),
+        ("p/t[finally]/log", json!({"l": "x", "r": ["x", 7]}), &["log"]),
+        ("p/t[body]/bad", json!({"l": "y", "r": ["x", 7]}), &["bad", "sorry", "log"]),
+    ] {
+        let anew = fleet.enqueuer.rerun(run, from).input("y").await.unwrap().run_id.unwrap();
+        assert_eq!(fleet.ended(anew).await, ("completed".to_owned(), given), "{from}");
+        for node in ["ok", "bad", "sorry", "log", "yes", "y2"] {
+            assert_eq!(ran(&fleet, anew, node).await, i64::from(again.contains(&node)), "{from}: {node}");
+        }
+    }
+    fleet.finish().await;
+}
+
+/// What of the other run had not completed beside the place in question goes on where it stood.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_elsewhere_goes_on_in_the_new_run() {
+    let t = json!({"id": "t", "type": "task", "handler": "flaky",
+        "input": {"fail": "{{ 9 if item == 1 and run.input == 'bad' else 0 }}", "permanent": true, "output": "{{ item }}"}});
+    let each = json!({"id": "each", "type": "foreach", "items": "{{ nodes.a.output }}", "concurrency": 2, "tolerate": {"count": 0}, "body": {
+        "nodes": [failing("pre", 0), t], "edges": [["pre", "t"]], "output": "{{ nodes.t.output }}"}});
+    let count = json!({"id": "count", "type": "context", "increment": {"n": 1}});
+    let fleet =
+        fleet(json!({"name": "w", "context": {"n": 0}, "nodes": [task("a", json!([0, 1, 2, 3, 4, 5])), count, each],
+        "edges": [["a", "count"], ["count", "each"]], "output": ["{{ nodes.each.output }}", "{{ run.context.n }}"]}))
+        .await;
+    let run = fleet.start("w", json!("bad")).await;
+    assert_eq!(fleet.ended(run).await.0, "failed");
+    let anew = fleet.enqueuer.rerun(run, "each[0]/t").input("good").await.unwrap();
+    assert!(anew.later.iter().any(|place| place.starts_with("each[") && place.ends_with("-5]")), "{anew:?}");
+    let anew = anew.run_id.unwrap();
+    assert_eq!(fleet.ended(anew).await, ("completed".to_owned(), json!([[0, 1, 2, 3, 4, 5], 1])));
+    assert_eq!((ran(&fleet, anew, "a").await, ran(&fleet, anew, "count").await), (0, 0));
+    fleet.finish().await;
+}
