@@ -247,3 +247,30 @@ async fn a_try_within_a_finally_has_its_own() {
     assert_eq!(states, ["failed", "completed"]);
     fleet.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_goes_on_after_its_finally_comes_to_it_again() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let body = json!({"nodes": [task("first", "echo"), work()], "edges": [["first", "work"]]});
+    let t = json!({"id": "t", "type": "try", "body": body, "finally": {"nodes": [task("undo", "echo")]}});
+    let fleet = fleet(json!({"name": "w", "nodes": [t]}), &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    cancel(&fleet, run).await;
+    settled(&fleet).await;
+    // what was undone is done again, all of it
+    fleet.enqueuer.retry(run).await.unwrap();
+    gate.entered(2).await;
+    gate.open(1);
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    assert_eq!(recorded(&fleet, run, 1).await, ["first", "undo", "first", "work", "undo", "t"]);
+    // one that begins within the body takes no finally over
+    let anew = fleet.enqueuer.rerun(run, "t[body]/work").await.unwrap().run_id.unwrap();
+    gate.entered(3).await;
+    cancel(&fleet, anew).await;
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, anew, 1).await, ["first", "undo"]);
+    let within = fleet.enqueuer.rerun(run, "t[finally]/undo").await.unwrap().run_id.unwrap();
+    assert_eq!(fleet.ended(within).await.0, "completed");
+    fleet.finish().await;
+}

@@ -31,6 +31,8 @@ pub(super) struct Turn {
     /// The attempt of its block that it stands for now, where it stands for one.
     pub(super) attempt: Option<i32>,
     pub(super) completed: bool,
+    /// It stands for a `try` that comes to its `finally` yet.
+    pub(super) cleans_up: bool,
     /// What it completed with, where that is new.
     pub(super) output: Option<Payload>,
 }

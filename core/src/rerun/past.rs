@@ -75,6 +75,7 @@ impl Past {
                 input: Payload::null(),
                 before: Vec::new(),
                 live: true,
+                finally: row.try_get("finally")?,
                 created_at: None,
             };
             past.add(facts, state, row.try_get("path")?);
