@@ -420,9 +420,10 @@ impl Plan {
                 self.batch.contexts.push(ContextWrite { run_id, version_id: ended.step.version_id, by: None });
             }
             let workflow = ended.version.workflow.clone();
+            let is_test = ended.values.run.mocks.is_some();
             // settling closes the child runs that nobody waits for
             let announce = announce || ended.version.graph.closes_children();
-            self.batch.endings.push(RunEnding { run_id, workflow, state, output, error, announce });
+            self.batch.endings.push(RunEnding { run_id, workflow, is_test, state, output, error, announce });
         }
     }
 

@@ -85,6 +85,8 @@ pub struct RunView {
     pub error_detail: Option<Value>,
     /// The run that started it, if one did.
     pub parent_run_id: Option<Uuid>,
+    /// `live`, or `test`: mocks answer for its nodes.
+    pub mode: String,
     /// The runs that steps of it started, in the order they began, at most [`MAX_CHILDREN`].
     pub children: Vec<ChildView>,
 }
@@ -321,6 +323,7 @@ pub async fn show(conn: &mut PgConnection, run_id: Uuid) -> Result<Option<RunVie
                 output: row.try_get("output")?,
                 error_detail: row.try_get("error_detail")?,
                 parent_run_id: row.try_get("parent_run_id")?,
+                mode: row.try_get("mode")?,
                 children: Vec::new(),
             })
         })

@@ -38,6 +38,7 @@ pub mod cycle;
 pub mod database;
 pub mod fleet;
 pub mod migrate;
+pub mod mock;
 pub mod notify;
 pub mod pacing;
 pub mod prune;

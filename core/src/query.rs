@@ -42,6 +42,7 @@ async fn answer(mut session: Session<'_>, run_id: Uuid, name: &str) -> Result<Pa
         key: run.key,
         parent: run.parent,
         input: run.input,
+        mocks: None,
     };
     let mut values = Values::new(Arc::new(facts));
     if query.needs().run_context {

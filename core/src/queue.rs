@@ -161,6 +161,8 @@ pub struct Claimed {
     pub key: Option<String>,
     /// The run that started it, if one did.
     pub parent: Option<Uuid>,
+    /// The run is in test mode: its mocks as JSON.
+    pub mocks: Option<Payload>,
 }
 
 /// One place to claim from, in the order of preference.

@@ -389,6 +389,7 @@ async fn values(
         key: run.key.clone(),
         parent: run.parent,
         input: Payload::trusted(input.into()),
+        mocks: None,
     };
     let mut values = Values::new(Arc::new(facts));
     if version.graph.context().is_some() {

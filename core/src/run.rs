@@ -4,6 +4,7 @@
 //! transaction of the caller. What happens next is in `queue.rs`: a worker claims that step job.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -95,6 +96,18 @@ pub enum Error {
         /// The run.
         run_id: Uuid,
     },
+    /// The mocks of a run in test mode cannot be read.
+    #[error("the mocks are wrong: {problems}")]
+    MocksInvalid {
+        /// What is wrong, each with its place.
+        problems: String,
+    },
+    /// The clock of a run that is not in test mode stays as it is.
+    #[error("run {run_id} is not in test mode: only the clock of a run that was started with mocks can be moved")]
+    NotATest {
+        /// The run.
+        run_id: Uuid,
+    },
     /// The name of a signal is 1 to 256 characters and has no U+0000.
     #[error(
         "the name of a signal has 1 to 256 characters and none of them is U+0000, this one has {length} characters"
@@ -167,12 +180,22 @@ pub struct Start {
     pub priority: Option<i16>,
     /// The version; the latest if none.
     pub version: Option<i32>,
+    /// In test mode: what answers for its nodes, see [`Mocks`](crate::mock::Mocks), which must have read it.
+    pub mocks: Option<Payload>,
 }
 
 impl Start {
     /// The latest version, at once, with the default priority and no key.
     pub fn new(workflow: &str, input: Payload) -> Self {
-        Self { workflow: workflow.to_owned(), input, key: None, run_at: None, priority: None, version: None }
+        Self {
+            workflow: workflow.to_owned(),
+            input,
+            key: None,
+            run_at: None,
+            priority: None,
+            version: None,
+            mocks: None,
+        }
     }
 }
 
@@ -272,7 +295,8 @@ impl Run {
 /// caller's. Safe to repeat only for starts with a key.
 pub async fn start(session: &mut Session<'_>, starts: &[Start]) -> Result<Vec<Started>, Error> {
     let chunks = chunks(starts);
-    if let [only] = chunks[..] {
+    let tests = starts.iter().any(|start| start.mocks.is_some());
+    if let ([only], false) = (&chunks[..], tests) {
         return start_chunk(session, only).await;
     }
     let route = session.route();
@@ -281,8 +305,32 @@ pub async fn start(session: &mut Session<'_>, starts: &[Start]) -> Result<Vec<St
     for chunk in chunks {
         started.extend(start_chunk(&mut Session::within(&mut tx, route), chunk).await?);
     }
+    if tests {
+        let made = starts.iter().zip(&started).filter(|(_, started)| started.created);
+        let (runs, mocks): (Vec<Uuid>, Vec<&str>) =
+            made.filter_map(|(start, started)| Some((started.run_id, start.mocks.as_ref()?.as_str()))).unzip();
+        let mock = sqlx::query(include_str!("../sql/run/mock.sql")).bind(SHARD).bind(runs).bind(mocks);
+        mock.execute(&mut Session::within(&mut tx, route)).await?;
+    }
     tx.commit().await?;
     Ok(started)
+}
+
+/// Moves the clock of a run in test mode, and of the runs that it started, on: `by` so much, or to the next timer. What is due then happens as soon as a
+/// worker looks. Returns how many timers there are. Not safe to repeat: each call moves it.
+pub async fn advance<'c>(conn: impl PgExecutor<'c>, run_id: Uuid, by: Option<Duration>) -> Result<i64, Error> {
+    let by = by.map(|by| i64::try_from(by.as_micros()).unwrap_or(i64::MAX));
+    let row: Option<(bool, i64)> = sqlx::query_as(include_str!("../sql/run/advance.sql"))
+        .bind(SHARD)
+        .bind(run_id)
+        .bind(by)
+        .fetch_optional(conn)
+        .await?;
+    match row {
+        Some((true, timers)) => Ok(timers),
+        Some((false, _)) => Err(Error::NotATest { run_id }),
+        None => Err(Error::NotFound { run_id }),
+    }
 }
 
 /// Cancels a run that has not ended. Send it in autocommit, not in a longer transaction: it locks the run's row,

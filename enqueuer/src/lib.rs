@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod advance;
 mod again;
 mod cancel;
 mod pause;

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use longshore_core::mock::{MAX_MOCKS, Mocks};
 use longshore_core::payload::{self, Payload};
 use longshore_core::run::{self, PRIORITIES, Start};
 use longshore_core::session::Session;
@@ -40,6 +41,7 @@ pub struct NewRun {
     run_at: Option<DateTime<Utc>>,
     priority: Option<i16>,
     version: Option<i32>,
+    mocks: Option<Result<Payload, String>>,
 }
 
 impl NewRun {
@@ -53,6 +55,7 @@ impl NewRun {
             run_at: None,
             priority: None,
             version: None,
+            mocks: None,
         }
     }
 
@@ -85,6 +88,17 @@ impl NewRun {
         self
     }
 
+    /// In test mode: its nodes are answered from `mocks`, and nothing of it, nor of the runs that it starts, reaches a handler. No metric of runs and attempts
+    /// counts it. An object by what is answered for: the id of a `task`, `subflow`, `wait` or `approval`; for the nodes of child runs `workflow/id`; for all
+    /// nodes of a handler `handler:name`. Each has an output, or `{"output": …}` or `{"error": {"name": …, "message": …, "kind": "retryable" | "permanent"}}`,
+    /// beside which `input` says what it must be given; or a list of these, one for each attempt, of which the last repeats. A task for which nothing stands
+    /// fails with `mock_missing`. Time is moved by [`Enqueuer::advance`].
+    #[must_use]
+    pub fn mocks<T: Serialize + ?Sized>(mut self, mocks: &T) -> Self {
+        self.mocks = Some(read_mocks(mocks));
+        self
+    }
+
     /// What can be checked without the workflow.
     fn check(&self) -> Result<Start, Error> {
         check_key(self.key.as_deref())?;
@@ -103,8 +117,18 @@ impl NewRun {
             run_at: self.run_at,
             priority: self.priority,
             version: self.version,
+            mocks: self.mocks.clone().transpose().map_err(|problems| Error::MocksInvalid { problems })?,
         })
     }
+}
+
+fn read_mocks<T: Serialize + ?Sized>(mocks: &T) -> Result<Payload, String> {
+    let mocks = Payload::of(mocks).map_err(|error| error.to_string())?;
+    if mocks.len() > MAX_MOCKS {
+        return Err(format!("they have {} bytes, at most {MAX_MOCKS} are allowed", mocks.len()));
+    }
+    Mocks::from_json(&mocks.value()).map_err(|problems| problems.to_string())?;
+    Ok(mocks)
 }
 
 /// A start that waits to be written: await it, or call [`in_transaction`](Self::in_transaction).
@@ -138,6 +162,11 @@ impl<'e> StartRun<'e> {
     /// See [`NewRun::version`].
     pub fn version(self, version: i32) -> Self {
         Self { run: self.run.version(version), ..self }
+    }
+
+    /// See [`NewRun::mocks`].
+    pub fn mocks<T: Serialize + ?Sized>(self, mocks: &T) -> Self {
+        Self { run: self.run.mocks(mocks), ..self }
     }
 
     /// Writes the run in a transaction of the caller (`&mut tx`; any connection will do, unless a pooler is in between): it exists if and only if that

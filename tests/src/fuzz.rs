@@ -79,6 +79,7 @@ fn evaluate(graph: &Graph, input: &Value) {
         key: Some("key".to_owned()),
         parent: None,
         input: Payload::of(input).expect("input"),
+        mocks: None,
     };
     let output = Payload::of(&json!({"x": 1, "text": "y", "list": [3, 1, 2]})).expect("output");
     let results: BTreeMap<_, _> =
@@ -203,6 +204,7 @@ pub fn template(input: &[u8]) {
         key: None,
         parent: None,
         input: input.clone(),
+        mocks: None,
     };
     let mut values = Values::new(Arc::new(facts));
     values.results.insert(0, NodeResult::Completed(input.clone()));

@@ -344,6 +344,7 @@ impl ManualLane {
             key: None,
             parent: None,
             input: input.unwrap_or_else(Payload::null),
+            mocks: None,
         };
         let mut values = Values::new(Arc::new(facts));
         let graph = &version.graph;

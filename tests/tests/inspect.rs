@@ -277,7 +277,7 @@ async fn the_keys_of_json_output_do_not_change() {
     let listed = inspect::list(&mut connection, &Filter::default()).await.unwrap();
     insta::assert_snapshot!(keys(&listed[0]), @"created_at error finished_at key priority run_at run_id seconds state version workflow");
     let shown = inspect::show(&mut connection, run).await.unwrap().unwrap();
-    insta::assert_snapshot!(keys(&shown), @"children created_at error error_detail finished_at input key output parent_run_id priority run_at run_id seconds state version workflow");
+    insta::assert_snapshot!(keys(&shown), @"children created_at error error_detail finished_at input key mode output parent_run_id priority run_at run_id seconds state version workflow");
     let steps = inspect::steps(&mut connection, run).await.unwrap();
     insta::assert_snapshot!(keys(&steps[0]), @"attempts duration_ms error frame handler node number queue since state type until within worker");
     let attempts = inspect::attempts(&mut connection, run).await.unwrap();

@@ -15,6 +15,7 @@ use longshore_core::cycle::Due;
 use longshore_core::error::StepError;
 use longshore_core::frame::Child;
 use longshore_core::graph::{Delay, END, NEXT, Needs, Node, NodeKind, NodeNumber, NodeResult, RunFacts, START};
+use longshore_core::mock;
 use longshore_core::payload::Payload;
 use longshore_core::queue::{HeldStep, MAX_LOST_ALONE, StepKind};
 use longshore_core::results::{self, FrameRef, Instance, StepRef};
@@ -263,7 +264,7 @@ fn bounds_total(held: &Held) -> bool {
 fn decide(shared: &Shared, mut held: Held) -> Decided {
     // whether or not the handler runs: what becomes of the attempt may change until its cycle, and every record of one counts
     let task = held.version.graph.node(held.step.node).is_some_and(|node| node.handler().is_some());
-    if held.step.kind == StepKind::Run && task {
+    if held.step.kind == StepKind::Run && task && held.values.run.mocks.is_none() {
         held.metrics = held.version.metrics(&shared.metrics, held.step.node);
     }
     if !held.live {
@@ -337,6 +338,9 @@ fn decide_live(shared: &Shared, held: &mut Held) -> Result<Todo, StepError> {
     {
         return end(Ending::BodyFailed(error));
     }
+    if let Some(result) = mocked(held, definition) {
+        return end(Ending::Completed(result?));
+    }
     match &definition.kind {
         NodeKind::Task { handler, timeout, .. } => match shared.handlers.get(handler) {
             Some(known) => {
@@ -362,5 +366,26 @@ fn decide_live(shared: &Shared, held: &mut Held) -> Result<Todo, StepError> {
         NodeKind::Fail => Err(graph.failure(node, values)?),
         NodeKind::Terminate => end(Ending::Terminated(graph.termination(node, values)?)),
         NodeKind::Block(_) => end(block::begin(held)?),
+    }
+}
+
+/// What a node is answered in test mode, where a mock stands for it; one of a handler is not answered otherwise.
+fn mocked(held: &Held, node: &Node) -> Option<Result<Payload, StepError>> {
+    let (graph, values) = (&held.version.graph, &held.values);
+    let mocks = values.run.mocks.as_ref()?;
+    let handler = node.handler().map(|handler| &**handler);
+    if handler.is_none() && !matches!(node.kind, NodeKind::Subflow(_) | NodeKind::Wait(_)) {
+        return None;
+    }
+    match mocks.of(values.run.parent.is_none(), &held.version.workflow, &node.id, handler) {
+        Some(answers) => {
+            let input = graph.input(node.number, values);
+            Some(input.and_then(|input| mock::answer(answers, held.step.attempt, &input)))
+        }
+        None => handler.map(|handler| {
+            let text =
+                format!("the run is in test mode, and nothing stands for node `{}` or handler `{handler}`", node.id);
+            Err(StepError::permanent(mock::MOCK_MISSING, &text))
+        }),
     }
 }

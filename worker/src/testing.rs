@@ -39,7 +39,7 @@ use longshore_core::payload::Payload;
 use longshore_core::run::{self, Start};
 use longshore_core::session::{Access, Route};
 use longshore_core::state::{Outcome, RunState};
-use longshore_core::{context, database, inspect, migrate, signal, testing, workflow};
+use longshore_core::{context, database, inspect, migrate, mock, signal, testing, workflow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -47,14 +47,14 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use answers::{Answer, HANDLER, MOCK_INPUT, MOCK_MISSING};
 pub use case::{Case, DEFAULT_BOUND};
 pub use coverage::{BodyCoverage, Coverage, EdgeCoverage, NodeCoverage, Went};
 pub use difference::{Compare, Difference, difference};
+pub use longshore_core::mock::{Answer, HANDLER, MOCK_INPUT, MOCK_MISSING};
 
 use crate::handler::{Handler, Handlers};
 use crate::worker::{Slots, StartError, Worker};
-use answers::{Answers, keys};
+use answers::Answers;
 use case::{ToSend, storable};
 
 const CONNECTIONS: u32 = 4;
@@ -307,8 +307,8 @@ impl TestBench {
     fn variants<'b>(&'b self, case: &'b Case) -> impl Iterator<Item = Definition> + 'b {
         let variant = |definition: &'b Definition| {
             let is_mocked = |node: &str| {
-                let keys = keys(&case.workflow, &definition.name, node, "");
-                keys.iter().any(|key| case.mocks.contains_key(key))
+                let is_tested = definition.name == case.workflow;
+                mock::keys(is_tested, &definition.name, node, None).any(|key| case.mocks.contains_key(&key))
             };
             mocked::mocked(definition, &is_mocked)
         };

@@ -50,7 +50,7 @@
 -- An array without entries is best given as null (p_known must not be): plpgsql takes each array it is given apart, empty or not.
 --
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready, seq = microseconds the claim took); 'c' for each step the lane holds anew (claimed or a join that fired:
--- at = when it was claimed, seq null for a join; parent = the run that started its run, if one did); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
+-- at = when it was claimed, seq null for a join; parent = the run that started its run, if one did; mocks: of a run in test mode); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
 -- or met by a successor that the lane keeps and must drop (seq = its id); 'p' for each run of such a successor that is paused.
 create or replace function longshore.cycle_2(
     p_shard smallint, p_lane bigint, p_cycle bigint, p_lease interval, p_worker uuid, p_open boolean, p_look boolean,
@@ -70,7 +70,7 @@ create or replace function longshore.cycle_2(
     h_run uuid[], h_frame int[], h_node int[], h_kind smallint[], h_attempt int[], h_claimed timestamptz[], p_frames jsonb
 ) returns table (
     tag text, run_id uuid, version_id int, frame int, node int, kind smallint, attempt int, failed smallint, lost smallint,
-    queue_id int, priority smallint, seq bigint, at timestamptz, state smallint, input text, key text, parent uuid
+    queue_id int, priority smallint, seq bigint, at timestamptz, state smallint, input text, key text, parent uuid, mocks text
 )
 language plpgsql volatile
 set search_path = longshore, pg_temp
@@ -277,8 +277,9 @@ begin
                 where v.version_id = coalesce(q.version, (select l.version_id from workflow_versions l where l.workflow_id = q.workflow
                                                           order by l.version desc limit 1));
                 insert into workflow_runs (run_id, workflow_id, version_id, shard, priority, input, parent_run_id, parent_frame, parent_node, parent_attempt,
-                    depth, close_policy, awaited)
-                values (q.run, q.workflow, r.version_id, p_shard, q.priority, q.input::jsonb, q.parent, q.frame, q.node, q.attempt, q.depth, q.policy, q.awaited);
+                    depth, close_policy, awaited, mocks)
+                values (q.run, q.workflow, r.version_id, p_shard, q.priority, q.input::jsonb, q.parent, q.frame, q.node, q.attempt, q.depth, q.policy, q.awaited,
+                    (select w.mocks from workflow_runs w where w.shard = p_shard and w.run_id = q.parent));
                 v_spilled := v_spilled + 1;
                 s_queue := s_queue || r.first_queue_id; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || r.version_id;
                 s_frame := s_frame || 0; s_node := s_node || r.first_node; s_kind := s_kind || 0::smallint;
@@ -470,30 +471,31 @@ begin
     return next;
     if n_run is not null then
         return query
-            select 'c', t.run_id, t.version, t.frame, t.node, t.kind, t.attempt, t.failed, t.lost, t.queue, t.priority, t.seq, v_claimed, w.state, w.input, w.key, w.parent_run_id
+            select 'c', t.run_id, t.version, t.frame, t.node, t.kind, t.attempt, t.failed, t.lost, t.queue, t.priority, t.seq, v_claimed, w.state, w.input, w.key, w.parent_run_id,
+                w.mocks::text
             from unnest(n_run, n_version, n_frame, n_node, n_kind, n_attempt, n_failed, n_lost, n_queue, n_priority, n_seq)
                 t (run_id, version, frame, node, kind, attempt, failed, lost, queue, priority, seq)
             left join lateral (
-                select r.state, case when pg_column_size(r.input) <= 8192 then r.input::text end as input, r.key, r.parent_run_id
+                select r.state, case when pg_column_size(r.input) <= 8192 then r.input::text end as input, r.key, r.parent_run_id, r.mocks
                 from workflow_runs r where r.shard = p_shard and r.run_id = t.run_id offset 0) w on true;
     end if;
     -- a successor that the lane keeps is not read from the run: a run closed since the fence looked must not start it
     if v_met then
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
-                x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid
+                x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid, null::text
             from closed x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
     end if;
     if v_paused then
         return query
             select 'p', x.run_id, null::int, null::int, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
-                null::bigint, null::timestamptz, null::smallint, null::text, null::text, null::uuid
+                null::bigint, null::timestamptz, null::smallint, null::text, null::text, null::uuid, null::text
             from pauses x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
     end if;
     if p_look then
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
-                x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid
+                x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid, null::text
             from closed x where x.shard = p_shard limit 1000;
     end if;
 end

@@ -9,7 +9,8 @@ select r.run_id, w.name as workflow, v.version,
     end as state,
     r.priority, r.key, r.created_at, r.run_at, r.finished_at,
     extract(epoch from coalesce(r.finished_at, now()) - greatest(r.created_at, r.run_at))::float8 as seconds,
-    r.error ->> 'name' as error, r.input, r.output, r.error as error_detail, r.parent_run_id
+    r.error ->> 'name' as error, r.input, r.output, r.error as error_detail, r.parent_run_id,
+    case when r.mocks is null then 'live' else 'test' end as mode
 from longshore.workflow_runs r
 join longshore.workflow_versions v on v.version_id = r.version_id
 join longshore.workflows w on w.workflow_id = r.workflow_id

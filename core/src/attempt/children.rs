@@ -101,6 +101,7 @@ impl Plan {
                 self.batch.endings.push(RunEnding {
                     run_id: left.run_id,
                     workflow: left.workflow.clone(),
+                    is_test: ended.values.run.mocks.is_some(),
                     state: RunState::Canceled,
                     output: None,
                     error: Some(error.to_payload()),

@@ -210,6 +210,8 @@ pub struct RunEnding {
     pub run_id: Uuid,
     /// Its workflow.
     pub workflow: Arc<str>,
+    /// It is in test mode: no metric counts it.
+    pub is_test: bool,
     /// Completed, failed or canceled.
     pub state: RunState,
     /// Its output.

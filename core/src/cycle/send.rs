@@ -334,5 +334,6 @@ pub(super) fn read_claimed(row: &PgRow, enqueued_at: Option<DateTime<Utc>>) -> R
         input: row.try_get::<Option<&str>, _>("input")?.map(|text| Payload::trusted(text.into())),
         key: row.try_get("key")?,
         parent: row.try_get("parent")?,
+        mocks: row.try_get::<Option<&str>, _>("mocks")?.map(|text| Payload::trusted(text.into())),
     })
 }

@@ -251,7 +251,7 @@ fn the_text_says_how_a_run_ended_and_that_one_is_stuck() {
     let text = failed.to_string();
     assert!(text.ends_with("failed 30s ago, after 1m10s: node pay, attempt 3: declined: no money"), "{text}");
     let cleans_up = Explanation { cleans_up: true, held_total: 1, ..failed }.to_string();
-    assert!(cleans_up.contains("goes on\n  held: ship, attempt 1"), "{cleans_up}");
+    assert!(cleans_up.contains("goes on\n  and 1 more held"), "{cleans_up}");
     let stuck = Explanation { stuck: true, lost: vec!["ship".to_owned()], ..explanation() };
     let text = stuck.to_string();
     assert!(text.contains("STUCK: ") && text.ends_with("it broke off before ship"), "{text}");

@@ -18,6 +18,7 @@ use crate::context::Change;
 use crate::duration;
 use crate::error::{DELAY_INVALID, EXPRESSION_FAILED, ErrorKind, INPUT_INVALID, StepError};
 use crate::expression::{Expression, Found, Reference, Scope, Template};
+use crate::mock::Mocks;
 use crate::payload::Payload;
 use crate::state::RunState;
 
@@ -39,6 +40,8 @@ pub struct RunFacts {
     pub parent: Option<Uuid>,
     /// Its input; null where nothing needs it.
     pub input: Payload,
+    /// What answers for its nodes, in test mode.
+    pub mocks: Option<Arc<Mocks>>,
 }
 
 /// How a node ended. A skipped node has no result.

@@ -254,6 +254,7 @@ mod tests {
             key: None,
             parent: None,
             input: Payload::of(input).unwrap(),
+            mocks: None,
         }))
     }
 

@@ -28,6 +28,7 @@ fn values(input: &Value) -> Values {
         key: None,
         parent: None,
         input: Payload::of(input).unwrap(),
+        mocks: None,
     }))
 }
 

@@ -8,6 +8,7 @@ use longshore_core::context::Change;
 use longshore_core::cycle::Closing;
 use longshore_core::frame::Child;
 use longshore_core::graph::{Body, CLEAN_UP, FrameFacts, NodeResult, RunFacts, Values};
+use longshore_core::mock::Mocks;
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claimed, HeldStep};
 use longshore_core::results::Instance;
@@ -212,7 +213,7 @@ impl Held {
     }
 
     pub(super) fn new(claimed: Claimed, version: Arc<Version>) -> Self {
-        let Claimed { step, run_state, input, key, parent } = claimed;
+        let Claimed { step, run_state, input, key, parent, mocks } = claimed;
         let input_at_hand = input.is_some();
         let run_ended = run_state.is_some_and(RunState::has_ended);
         let live = run_state.is_some() && (!run_ended || may_outlive(&step, &version));
@@ -223,6 +224,8 @@ impl Held {
             key,
             parent,
             input: input.unwrap_or_else(Payload::null),
+            // they were read when the run was started
+            mocks: mocks.map(|mocks| Arc::new(Mocks::from_json(&mocks.value()).unwrap_or_default())),
         };
         Self {
             step,

@@ -244,7 +244,7 @@ impl Lane {
             }
         }
         for ending in &plan.batch.endings {
-            if ending.state.has_ended() && !passed.already_ended.contains(&ending.run_id) {
+            if ending.state.has_ended() && !ending.is_test && !passed.already_ended.contains(&ending.run_id) {
                 let took = run_id_time(ending.run_id).and_then(|started| (passed.at - started).to_std().ok());
                 self.shared.metrics.run_ended(&ending.workflow, ending.state, took);
             }

@@ -3,74 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longshore_core::mock::{Answer, Answers as Mocks, MOCK_INPUT, MOCK_MISSING, MockError, keys};
 use longshore_core::payload::Payload;
-use serde_json::Value;
 
 use super::difference::{Compare, difference};
 use crate::failure::Failure;
 use crate::handler::{ErasedHandler, Handlers};
 use crate::step::Step;
-
-/// The error of a node that has neither mock nor handler.
-pub const MOCK_MISSING: &str = "mock_missing";
-
-/// The error of a call whose input is not what its mock expects.
-pub const MOCK_INPUT: &str = "mock_input";
-
-/// Before the name of a handler, where a mock stands for all its nodes.
-pub const HANDLER: &str = "handler:";
-
-/// What stands for a handler in one call.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    result: Result<Value, MockError>,
-    input: Option<Value>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct MockError {
-    name: String,
-    message: String,
-    retryable: bool,
-}
-
-impl Answer {
-    /// The call gives this output.
-    pub fn output(output: impl Into<Value>) -> Self {
-        Self { result: Ok(output.into()), input: None }
-    }
-
-    /// The call fails, and trying again may help.
-    pub fn retryable(name: &str, message: &str) -> Self {
-        Self::error(name, message, true)
-    }
-
-    /// The call fails for good.
-    pub fn permanent(name: &str, message: &str) -> Self {
-        Self::error(name, message, false)
-    }
-
-    /// The call must be given this input, else it fails for good with `mock_input` and the run does not count as it should.
-    #[must_use]
-    pub fn given(self, input: impl Into<Value>) -> Self {
-        Self { input: Some(input.into()), ..self }
-    }
-
-    fn error(name: &str, message: &str, retryable: bool) -> Self {
-        Self { result: Err(MockError { name: name.to_owned(), message: message.to_owned(), retryable }), input: None }
-    }
-
-    fn give(&self) -> Result<Payload, Failure> {
-        match &self.result {
-            Ok(output) => Payload::of(output).map_err(Failure::permanent),
-            Err(MockError { name, message, retryable: true }) => Err(Failure::retryable(message.as_str()).named(name)),
-            Err(MockError { name, message, .. }) => Err(Failure::permanent(message.as_str()).named(name)),
-        }
-    }
-}
-
-/// Answers by what they stand for, each call in turn; the last one repeats.
-pub(crate) type Mocks = BTreeMap<String, Vec<Answer>>;
 
 /// Answers the calls of one run.
 pub(crate) struct Answers {
@@ -112,10 +51,9 @@ impl Answers {
     }
 
     async fn answer(&self, handler: &str, step: Step, input: Payload) -> Result<Payload, Failure> {
-        let Some(key) = keys(&self.workflow, step.workflow(), step.node(), handler)
-            .into_iter()
-            .find(|key| self.mocks.contains_key(key))
-        else {
+        let is_tested = step.workflow() == self.workflow;
+        let key = keys(is_tested, step.workflow(), step.node(), Some(handler)).find(|key| self.mocks.contains_key(key));
+        let Some(key) = key else {
             return match self.handlers.get(handler) {
                 Some(known) => known(step, input).await,
                 None => {
@@ -130,14 +68,14 @@ impl Answers {
         let Some(answer) = list.get(call).or(list.last()) else {
             return Ok(Payload::null());
         };
-        if let Some(expected) = &answer.input
+        if let Some(expected) = answer.expected()
             && let Some(difference) = difference("input", expected, &input.value(), Compare::Whole)
         {
             let text = format!("call {} of mock `{key}`: {difference}", call + 1);
             self.complain(text.clone());
             return Err(Failure::permanent(text).named(MOCK_INPUT));
         }
-        answer.give()
+        give(answer)
     }
 
     /// How many calls of this mock there were before this one.
@@ -153,8 +91,11 @@ impl Answers {
     }
 }
 
-/// What mocks of a node may be called, the closest first: its id, in the workflow that is tested; with its workflow before it; its handler.
-pub(crate) fn keys(tested: &str, workflow: &str, node: &str, handler: &str) -> Vec<String> {
-    let plain = (workflow == tested).then(|| node.to_owned());
-    plain.into_iter().chain([format!("{workflow}/{node}"), format!("{HANDLER}{handler}")]).collect()
+/// What the call gives.
+fn give(answer: &Answer) -> Result<Payload, Failure> {
+    match answer.result() {
+        Ok(output) => Payload::of(output).map_err(Failure::permanent),
+        Err(MockError { name, message, retryable: true }) => Err(Failure::retryable(message.as_str()).named(name)),
+        Err(MockError { name, message, .. }) => Err(Failure::permanent(message.as_str()).named(name)),
+    }
 }

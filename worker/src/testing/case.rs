@@ -6,7 +6,7 @@ use longshore_core::payload::Payload;
 use serde::Serialize;
 
 use super::Error;
-use super::answers::{Answer, Mocks};
+use longshore_core::mock::{Answer, Answers as Mocks};
 
 /// How long a case may take, unless it says otherwise. Time that is skipped does not count.
 pub const DEFAULT_BOUND: Duration = Duration::from_secs(30);

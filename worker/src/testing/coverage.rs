@@ -204,6 +204,7 @@ impl<'a> Records<'a> {
             key: run.key.clone(),
             parent: run.parent,
             input: run.input.clone(),
+            mocks: None,
         };
         let mut contexts = Vec::new();
         if graph.context().is_some() && graph.edges().iter().any(|edge| edge.when().is_some()) {

@@ -25,6 +25,7 @@ fn values(input: &Value) -> Values {
         key: Some("k-1".to_owned()),
         parent: None,
         input: payload(input),
+        mocks: None,
     }))
 }
 

@@ -6,17 +6,17 @@ use std::{
     time::Duration,
 };
 
-use longshore_core::{definition::Problem, duration, state::RunState};
-use longshore_worker::testing::Answer;
+use longshore_core::{
+    definition::Problem,
+    duration,
+    mock::{self, Answers},
+    state::RunState,
+};
 use serde_json::{Map, Value};
 
 use super::{Expect, TestCase, TestFile, ToSend};
 
 type Object = Map<String, Value>;
-type Mocks = BTreeMap<String, Vec<Answer>>;
-
-/// The fields of an answer, which tell it from a plain output.
-const ANSWER: [&str; 3] = ["output", "error", "input"];
 
 pub(super) fn file(value: &Value) -> Result<TestFile, Vec<Problem>> {
     let mut reading = Reading::default();
@@ -63,7 +63,7 @@ impl Reading {
         })
     }
 
-    fn case(&mut self, value: &Value, path: &str, usual: &Mocks) -> Option<TestCase> {
+    fn case(&mut self, value: &Value, path: &str, usual: &Answers) -> Option<TestCase> {
         let map = self.object(value, path, &["name", "input", "mocks", "signals", "bound", "expect"])?;
         let mut mocks = usual.clone();
         mocks.extend(self.mocks(map, &format!("{path}.mocks")));
@@ -128,64 +128,8 @@ impl Reading {
         })
     }
 
-    fn mocks(&mut self, map: &Object, path: &str) -> Mocks {
-        let around = path.strip_suffix("mocks").unwrap_or_default().trim_end_matches('.');
-        let mut mocks = Mocks::new();
-        for (what, value) in self.members(map, "mocks", around) {
-            let path = format!("{path}.{what}");
-            let answers = match value {
-                Value::Array(list) if list.is_empty() => {
-                    let fix = "write an answer for each call, or {\"output\": []} for an output that is an empty list";
-                    self.wrong(path, "it has no answer", fix);
-                    continue;
-                }
-                Value::Array(list) => {
-                    let list = list.iter().enumerate();
-                    list.filter_map(|(at, answer)| self.answer(answer, &format!("{path}[{at}]"))).collect()
-                }
-                one => self.answer(one, &path).into_iter().collect(),
-            };
-            mocks.insert(what.clone(), answers);
-        }
-        mocks
-    }
-
-    fn answer(&mut self, value: &Value, path: &str) -> Option<Answer> {
-        let Some(map) = value.as_object().filter(|map| ANSWER.iter().any(|field| map.contains_key(*field))) else {
-            return Some(Answer::output(value.clone()));
-        };
-        if let Some(other) = map.keys().find(|name| !ANSWER.contains(&name.as_str())) {
-            let message = format!("it has `{other}` beside the fields of an answer");
-            self.wrong(path, message, "write {\"output\": …} around it if all of it is the output, else remove it");
-            return None;
-        }
-        let answer = match (map.get("output"), map.get("error")) {
-            (Some(_), Some(_)) => {
-                self.wrong(path, "it has an output and an error", "remove one of them");
-                return None;
-            }
-            (_, Some(error)) => self.error(error, &format!("{path}.error"))?,
-            (output, None) => Answer::output(output.cloned().unwrap_or_default()),
-        };
-        Some(match map.get("input") {
-            Some(input) => answer.given(input.clone()),
-            None => answer,
-        })
-    }
-
-    fn error(&mut self, value: &Value, path: &str) -> Option<Answer> {
-        let map = self.object(value, path, &["name", "message", "kind"])?;
-        let name = self.needed_text(map, "name", path);
-        let message = self.text(map, "message", path).unwrap_or_default();
-        match self.text(map, "kind", path).as_deref() {
-            None | Some("retryable") => Some(Answer::retryable(&name, &message)),
-            Some("permanent") => Some(Answer::permanent(&name, &message)),
-            Some(other) => {
-                let fix = "write `retryable`, which is usual, or `permanent`";
-                self.wrong(format!("{path}.kind"), format!("`{other}` is no kind that a mock fails with"), fix);
-                None
-            }
-        }
+    fn mocks(&mut self, map: &Object, path: &str) -> Answers {
+        map.get("mocks").map(|mocks| mock::read(mocks, path, &mut self.problems)).unwrap_or_default()
     }
 
     fn object<'v>(&mut self, value: &'v Value, path: &str, known: &[&str]) -> Option<&'v Object> {

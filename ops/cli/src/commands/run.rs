@@ -5,7 +5,11 @@ mod context;
 mod rerun;
 mod watch;
 
-use std::{io::Read, path::PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -120,6 +124,14 @@ pub(crate) enum Command {
         #[arg(long)]
         diff: bool,
     },
+    /// Move the clock of a run in test mode, and of the runs it started, on
+    Advance {
+        /// The run's id
+        run: Uuid,
+        /// By how much, such as 1h30m [default: to the next timer]
+        #[arg(long, value_name = "DURATION", value_parser = longshore_core::duration::parse)]
+        by: Option<Duration>,
+    },
     /// Why a run is not finished
     Explain {
         /// The run's id
@@ -149,6 +161,9 @@ pub(crate) struct Start {
     /// The version [default: the latest]
     #[arg(long)]
     version: Option<i32>,
+    /// Start it in test mode: a file with the mocks that answer for its nodes, so that no handler runs
+    #[arg(long, value_name = "FILE")]
+    mocks: Option<PathBuf>,
     /// Watch the run to its end
     #[arg(long)]
     watch: bool,
@@ -197,6 +212,12 @@ struct Answer {
 }
 
 #[derive(Serialize)]
+struct Advanced {
+    run_id: Uuid,
+    timers: i64,
+}
+
+#[derive(Serialize)]
 struct SentSignal {
     run_id: Uuid,
     signal_id: i64,
@@ -221,6 +242,12 @@ impl Command {
                 let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
                 let answer: Value = enqueuer.query(run, &name).await.map_err(refusal)?;
                 global.output.print(&Answer { run_id: run, query: name, answer }, |asked| asked.answer.to_string())
+            }
+            Self::Advance { run, by } => {
+                let enqueuer = Enqueuer::connect(&global.database_url()?).await?;
+                let timers = enqueuer.advance(run, by).await.map_err(refusal)?;
+                let moved = Advanced { run_id: run, timers };
+                global.output.print(&moved, |moved| format!("moved the clock of run {run}: {} timers", moved.timers))
             }
             Self::Context { run, at, diff } => context::show(global, run, at, diff).await,
             Self::Explain { run } => {
@@ -250,6 +277,9 @@ impl Start {
         if let Some(version) = self.version {
             start = start.version(version);
         }
+        if let Some(mocks) = &self.mocks {
+            start = start.mocks(&read_json(mocks, "mocks")?);
+        }
         let started = start.await.map_err(refusal)?;
         let started = Started { run_id: started.id, created: started.created };
         if self.watch {
@@ -266,13 +296,17 @@ impl Start {
                 std::io::stdin().read_to_string(&mut text).context("cannot read stdin")?;
                 text
             }
-            (None, Some(file)) => {
-                std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
-            }
+            (None, Some(file)) => return read_json(file, "input"),
             (None, None) => "{}".to_owned(),
         };
         serde_json::from_str(&text).map_err(|error| Exit::Usage.error(format!("the input is not JSON: {error}")))
     }
+}
+
+fn read_json(file: &Path, what: &str) -> Result<Value> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let no_json = |error| Exit::Usage.error(format!("{}: the {what} is not JSON: {error}", file.display()));
+    serde_json::from_str(&text).map_err(no_json)
 }
 
 impl List {
@@ -425,8 +459,9 @@ fn refusal(error: Error) -> anyhow::Error {
     let exit = match &error {
         Error::UnknownWorkflow { .. } | Error::UnknownVersion { .. } => Exit::NotFound,
         Error::NotFound { .. } | Error::UnknownQuery { .. } => Exit::NotFound,
-        Error::KeyConflict { .. } | Error::RunEnded { .. } => Exit::Conflict,
+        Error::KeyConflict { .. } | Error::RunEnded { .. } | Error::NotATest { .. } => Exit::Conflict,
         Error::InvalidPriority { .. } | Error::InvalidKey { .. } | Error::InvalidSignal { .. } => Exit::Usage,
+        Error::MocksInvalid { .. } => Exit::Usage,
         _ => Exit::Failed,
     };
     exit.error(error.to_string())

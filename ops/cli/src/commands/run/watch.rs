@@ -62,6 +62,9 @@ pub(super) fn text(run: &RunView) -> String {
     if let Some(key) = &of.key {
         text += &format!(", key {key}");
     }
+    if run.mode == "test" {
+        text += ", in test mode";
+    }
     text += &format!("\ninput {}", run.input);
     if let Some(output) = &run.output {
         text += &format!("\noutput {output}");
