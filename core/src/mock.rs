@@ -202,23 +202,20 @@ fn read_error(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Option<
     };
     let name = text("name", problems).filter(|name| !name.is_empty());
     let message = text("message", problems).unwrap_or_default();
-    let kind = text("kind", problems);
-    let Some(name) = name else {
-        if value.is_object() && map.get("name").is_none_or(Value::is_string) {
-            problems.push(problem(&format!("{path}.name"), "it is missing", "give it"));
-        }
-        return None;
-    };
-    match kind.as_deref() {
-        None | Some("retryable") => Some(Answer::retryable(&name, &message)),
-        Some("permanent") => Some(Answer::permanent(&name, &message)),
+    let retryable = match text("kind", problems).as_deref() {
+        None | Some("retryable") => Some(true),
+        Some("permanent") => Some(false),
         Some(other) => {
             let fix = "write `retryable`, which is usual, or `permanent`";
             let message = format!("`{other}` is no kind that a mock fails with");
             problems.push(problem(&format!("{path}.kind"), &message, fix));
             None
         }
+    };
+    if name.is_none() && value.is_object() && map.get("name").is_none_or(Value::is_string) {
+        problems.push(problem(&format!("{path}.name"), "it is missing", "give it"));
     }
+    Some(Answer::error(&name?, &message, retryable?))
 }
 
 fn problem(path: &str, message: &str, fix: &str) -> Problem {

@@ -251,6 +251,18 @@ fn a_run_that_is_not_finished_is_explained_and_canceled(shell: &Shell) {
     assert_eq!(shell.code(&["run", "signal", run_id, "paid"]).0, Some(4), "it has ended");
     let (code, stderr) = shell.code(&["run", "watch", run_id]);
     assert_eq!(code, Some(1), "{stderr}");
+    assert_eq!(shell.code(&["run", "advance", run_id]).0, Some(4), "it is not in test mode");
+    let folder = tempfile::tempdir().unwrap();
+    let mocks = folder.path().join("mocks.json");
+    std::fs::write(&mocks, json!({"handler:sleep": [{"error": {"name": "busy"}}, {"output": 1}]}).to_string()).unwrap();
+    let mocks = mocks.to_str().unwrap();
+    let tested = shell.json(&["run", "start", "slow", "--mocks", mocks, "--run-at", "2100-01-01T00:00:00Z"]);
+    let tested = tested["run_id"].as_str().unwrap();
+    assert_eq!(shell.documented("run advance", &[tested, "--by", "1h"])["timers"], 1);
+    assert_eq!(shell.json(&["run", "show", tested])["run"]["mode"], "test");
+    shell.json(&["run", "cancel", tested]);
+    std::fs::write(folder.path().join("mocks.json"), "{").unwrap();
+    assert_eq!(shell.code(&["run", "start", "slow", "--mocks", mocks]).0, Some(2));
 }
 
 fn a_child_is_published_before_its_parent_and_shown_with_it(shell: &Shell) {
