@@ -134,7 +134,7 @@ const SIGNALS: &str = "
     from longshore.execution_step_attempts a
     join longshore.workflow_runs r on r.run_id = a.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
-    where a.outcome = 1 and a.error is null and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
+    where a.outcome = 1 and a.error is null and (r.rerun_of is null or a.claimed_at is not null) and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
         and s.refused is null)";
 
 /// A step is parked only where its run is paused.
@@ -175,7 +175,7 @@ const CHILDREN: &str = "
     left join lateral (select c.run_id, c.output, c.state, c.awaited from longshore.workflow_runs c
         where c.parent_run_id = a.run_id and c.parent_frame = a.frame and c.parent_node = a.node and c.parent_attempt <= a.attempt
         order by c.parent_attempt desc limit 1) c on true
-    where a.outcome = 1 and a.error is null
+    where a.outcome = 1 and a.error is null and (r.rerun_of is null or a.claimed_at is not null)
       and (c.run_id is null or c.awaited and (c.state <> 3 or c.output <> a.output) or not c.awaited and a.output ->> 'run_id' <> c.run_id::text)
     union all
     select format('run %s is at depth %s below run %s at %s', c.run_id, c.depth, p.run_id, p.depth)
