@@ -7,7 +7,7 @@ use std::time::Duration;
 use longshore_core::definition::Definition;
 use longshore_core::{explain, inspect, workflow};
 use longshore_tests::TestFleet;
-use longshore_tests::fleet::{Gate, TestHandlers, task, with};
+use longshore_tests::fleet::{Gate, TestHandlers, set, task, with};
 use longshore_tests::lane::until_blocked;
 use longshore_worker::{Failure, Slots, Step, WorkerBuilder};
 use serde_json::{Value, json};
@@ -23,14 +23,8 @@ fn one(name: &str, node: Value) -> Value {
     json!({"name": name, "nodes": [node]})
 }
 
-fn set(id: &str, output: Value) -> Value {
-    json!({"id": id, "type": "set", "output": output})
-}
-
 async fn fleet(definitions: impl IntoIterator<Item = Value>) -> TestFleet {
-    let mut fleet = TestFleet::publish(definitions).await;
-    fleet.work(16).await;
-    fleet
+    TestFleet::working(definitions).await
 }
 
 async fn gated(gate: &Gate, definitions: impl IntoIterator<Item = Value>) -> TestFleet {
