@@ -1,6 +1,8 @@
 //! The checker: what must be true after the fleet has settled, asked of Postgres and the ledger. It is not the engine: SQL of its own over tables that the
 //! ledger was loaded into, and the statements that every test fleet is examined with (`longshore_tests::checks`). Nothing here calls `core`.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use longshore_tests::checks;
@@ -17,9 +19,10 @@ pub(crate) type Violations = Vec<String>;
 const TABLES: &str = "
     create schema if not exists chaos;
     drop table if exists chaos.started, chaos.rolled_back, chaos.canceled, chaos.began, chaos.carried, chaos.gave, chaos.killed, chaos.skips,
-        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails, chaos.sent, chaos.unsent;
+        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails, chaos.sent, chaos.unsent, chaos.rerun;
     create table chaos.started (run_id uuid, kind text, x bigint, key text);
     create table chaos.rolled_back (run_id uuid);
+    create table chaos.rerun (run_id uuid, of_run uuid, from_id text);
     create table chaos.canceled (run_id uuid, at timestamptz);
     create table chaos.sent (run_id uuid, token text, id bigint, key text);
     create table chaos.unsent (run_id uuid, token text);
@@ -103,6 +106,7 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
         (Vec::new(), Vec::new(), Vec::<Option<DateTime<Utc>>>::new(), Vec::<i64>::new(), Vec::new());
     let (mut sent, mut tokens, mut ids, mut sent_keys) = (Vec::new(), Vec::new(), Vec::<i64>::new(), Vec::new());
     let (mut unsent, mut unsent_tokens) = (Vec::new(), Vec::new());
+    let (mut reruns, mut of_runs, mut from_ids) = (Vec::new(), Vec::new(), Vec::new());
     for entry in ledger {
         match entry {
             Entry::Started { run, kind, x, key } => {
@@ -112,6 +116,11 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
                 keys.push(key.clone());
             }
             Entry::RolledBack { run } => rolled_back.push(*run),
+            Entry::Rerun { run, of, from } => {
+                reruns.push(*run);
+                of_runs.push(*of);
+                from_ids.push(from.clone());
+            }
             Entry::Canceling { run } => {
                 canceled.push(*run);
                 canceled_at.push(None);
@@ -148,6 +157,8 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
     sqlx::query(started).bind(runs).bind(kinds).bind(xs).bind(keys).execute(&mut *session).await?;
     let back = "insert into chaos.rolled_back select * from unnest($1::uuid[])";
     sqlx::query(back).bind(rolled_back).execute(&mut *session).await?;
+    let rerun = "insert into chaos.rerun select * from unnest($1::uuid[], $2::uuid[], $3::text[])";
+    sqlx::query(rerun).bind(reruns).bind(of_runs).bind(from_ids).execute(&mut *session).await?;
     let cancel = "insert into chaos.canceled select * from unnest($1::uuid[], $2::timestamptz[])";
     sqlx::query(cancel).bind(canceled).bind(canceled_at).execute(&mut *session).await?;
     let kill = "insert into chaos.killed select * from unnest($1::bigint[], $2::timestamptz[])";
@@ -200,7 +211,8 @@ const CHECKS: &[(&str, &str)] = &[
             from longshore.execution_step_attempts a
             join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
             where a.shard = 0 and a.run_id = g.run_id and a.outcome = 1
-              and coalesce(a.output -> 'payload' ->> 'token', a.output ->> 'answer') = coalesce(g.payload ->> 'token', g.payload ->> 'answer')) a
+              and coalesce(a.output -> 'payload' ->> 'token', a.output -> 'payload' ->> 'run_id', a.output ->> 'answer')
+                  = coalesce(g.payload ->> 'token', g.payload ->> 'run_id', g.payload ->> 'answer')) a
         where a.outputs > 1 or a.own <> a.outputs or (r.state = 3 and a.outputs <> (g.taken_at is not null and g.refused is null)::int)"),
     ("an approval was answered by someone who may, and all other answers that it took were refused", "
         select format('run %s signal %s: %s, refused: %s', g.run_id, g.signal_id, g.payload, g.refused)
@@ -211,6 +223,10 @@ const CHECKS: &[(&str, &str)] = &[
         join longshore.workflow_runs r using (run_id)
         join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type = 'wait'
         where a.outcome = 2 and (a.error ->> 'kind' <> 'timeout' or a.finished_at - a.claimed_at < interval '250 ms')"),
+    ("an acknowledged rerun exists, once, and says whose it is", "
+        select format('run %s, of run %s from %s: of run %s', a.run_id, a.of_run, a.from_id, r.rerun_of)
+        from chaos.rerun a left join longshore.workflow_runs r on r.shard = 0 and r.run_id = a.run_id
+        where r.rerun_of is distinct from a.of_run or (select count(*) from chaos.rerun o where o.run_id = a.run_id) > 1"),
     ("a key names one run", "
         select format('key %s: runs %s', key, array_agg(distinct run_id)) from chaos.started where key is not null
         group by key having count(distinct run_id) > 1"),
@@ -251,20 +267,26 @@ const CHECKS: &[(&str, &str)] = &[
         from longshore.execution_step_attempts a
         join longshore.workflow_runs r using (run_id)
         join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
-        where a.outcome = 1 and a.output ? 'mark' and n.type = 'task'
+        where a.outcome = 1 and a.output ? 'mark' and n.type = 'task' and (r.rerun_of is null or a.claimed_at is not null)
           and not exists (select from chaos.gave g where g.run_id = a.run_id and g.frame = a.frame and g.node_id = n.id and g.attempt = a.attempt
                           and g.mark = (a.output ->> 'mark')::uuid)"),
     ("what a step was given was accepted before", "
+        with recursive sources as (
+            select distinct run_id, run_id as source from chaos.carried
+            -- what a rerun takes over may have been given by a run before it
+            union all select s.run_id, r.rerun_of from sources s join longshore.workflow_runs r on r.shard = 0 and r.run_id = s.source where r.rerun_of is not null)
         select format('run %s frame %s node %s attempt %s carries %s, which nobody accepted', c.run_id, c.frame, c.node_id, c.attempt, c.mark)
         from chaos.carried c
-        where not exists (select from longshore.execution_step_attempts a
-                          where a.shard = 0 and a.run_id = c.run_id and a.outcome = 1 and a.output ->> 'mark' = c.mark::text)
+        where not exists (select from sources s
+                          join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = s.source and a.outcome = 1 and a.output ->> 'mark' = c.mark::text
+                          where s.run_id = c.run_id)
           -- nor in a run below it, of two levels
           and not exists (
-              select from longshore.workflow_runs o
+              select from sources s
+              join longshore.workflow_runs o on o.shard = 0 and o.parent_run_id = s.source
               left join longshore.workflow_runs p on p.shard = 0 and p.parent_run_id = o.run_id
               join longshore.execution_step_attempts a on a.shard = 0 and a.run_id in (o.run_id, p.run_id) and a.outcome = 1 and a.output ->> 'mark' = c.mark::text
-              where o.shard = 0 and o.parent_run_id = c.run_id)"),
+              where s.run_id = c.run_id)"),
     ("a retry waits as long as its policy says", "
         select format('run %s node %s attempt %s began %s after a failure, not %s', run_id, node, attempt, claimed_at - failed_at, least_pause)
         from (
@@ -379,16 +401,26 @@ const CHECKS: &[(&str, &str)] = &[
         select format('run %s frame %s node %s', a.run_id, a.frame, a.node)
         from longshore.execution_step_attempts a
         where a.frame > 0 and not exists (select from longshore.frames f where f.shard = 0 and f.run_id = a.run_id and f.frame = a.frame)
-          and not exists (select from chaos.started s where s.run_id = a.run_id and s.kind = 'kept')"),
+          and not exists (select from longshore.workflow_runs r join longshore.workflows w using (workflow_id) where r.run_id = a.run_id and w.name = 'kept')"),
     ("no lease is left", "select format('lane %s, cycle %s: runs %s', lane_id, cycle, run_ids) from longshore.lanes"),
     ("no closing is left", "select format('run %s, closed at %s', run_id, closed_at) from longshore.closed where closed_at < now() - interval '1 minute'"),
-    ("no session is left", "
-        select format('%s: %s', application_name, query) from pg_stat_activity
-        where datname = current_database() and backend_type = 'client backend' and application_name <> 'longshore-chaos'"),
+    ("no session is left", SESSIONS),
 ];
+
+/// Sessions of others than the checker.
+const SESSIONS: &str = "
+    select format('%s: %s', application_name, query) from pg_stat_activity
+    where datname = current_database() and backend_type = 'client backend' and application_name <> 'longshore-chaos'";
+
+/// A session whose client went without a word ends when its server has said what it had to say.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Everything that is not as it must be; `ledger` was loaded before.
 pub(crate) async fn violations(session: &mut PgConnection) -> Result<Violations> {
+    let until = Instant::now() + LAST_WORDS;
+    while !sqlx::query(SESSIONS).fetch_all(&mut *session).await?.is_empty() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let mut violations = Vec::new();
     for (promise, sql) in CHECKS {
         let broken: Vec<String> = sqlx::query_scalar(&format!("select * from ({sql}) broken limit 5"))
@@ -459,6 +491,8 @@ pub(crate) struct Figures {
     pub(crate) children: i64,
     /// How often a run that had failed was tried again.
     pub(crate) retries: i64,
+    /// Runs that took over from another.
+    pub(crate) reruns: i64,
     /// Changes of contexts.
     pub(crate) snapshots: i64,
     /// From the kill of a worker until its steps ran again, in seconds.
@@ -488,6 +522,7 @@ const FIGURES: &str = "
             where a.outcome = 3) as zombies,
         (select count(*) from longshore.workflow_runs where parent_run_id is not null) as children,
         (select coalesce(sum(retries), 0) from longshore.workflow_runs) as retries,
+        (select count(*) from longshore.workflow_runs where rerun_of is not null) as reruns,
         (select count(*) from longshore.execution_context_snapshots where reason = 2) as snapshots,
         (select percentile_cont(0.5) within group (order by seconds) from again) as recovery_p50,
         (select percentile_cont(0.99) within group (order by seconds) from again) as recovery_p99";

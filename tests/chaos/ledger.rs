@@ -25,6 +25,8 @@ pub(crate) enum Entry {
     Canceled { run: Uuid, at: DateTime<Utc> },
     /// A signal was acknowledged: it is there from here on, under this number. Its payload carries the token.
     Sent { run: Uuid, token: Uuid, id: i64, key: Option<String> },
+    /// A rerun was acknowledged: a new run that takes over from another all that does not come after this node.
+    Rerun { run: Uuid, of: Uuid, from: String },
     /// A signal was written in a transaction that was rolled back.
     Unsent { run: Uuid, token: Uuid },
     /// A handler began, with the marks that its input carries.

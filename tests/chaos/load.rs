@@ -48,6 +48,7 @@ pub(crate) async fn enqueue(load: Arc<Load>, seed: u64, asked: Asked) -> Result<
         tasks.spawn(signals::send(load.clone(), asked.clone(), StdRng::seed_from_u64(!seed ^ number), number == 0));
     }
     tasks.spawn(operator::operate(load.clone(), StdRng::seed_from_u64(seed.rotate_left(32))));
+    tasks.spawn(operator::start_over(load.clone()));
     for number in 0..ENQUEUERS {
         let (load, random) = (load.clone(), StdRng::seed_from_u64(seed ^ number));
         tasks.spawn(async move {

@@ -41,6 +41,7 @@ fn handlers(ledger: Arc<Ledger>) -> Handlers {
         ("doomed", Does::Badly),
         ("odd", Does::BadlyAtTimes),
         ("coin", Does::WellPerhaps),
+        ("moody", Does::WellPerhapsNext),
         ("stubborn", Does::WellWhenTriedAgain),
         ("pays", Does::Pay),
         ("panic", Does::Panic),
@@ -72,6 +73,8 @@ enum Does {
     BadlyAtTimes,
     /// Fails for good in half of all cases.
     WellPerhaps,
+    /// Fails in half of all cases, and may do better when it is tried again.
+    WellPerhapsNext,
     /// Fails more often than the policy allows.
     WellWhenTriedAgain,
     /// Changes the context, and fails some first attempts after that.
@@ -139,7 +142,10 @@ async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result
             return Err(Failure::permanent("never for this one"));
         }
         Does::WellPerhaps if mark.as_bytes()[0].is_multiple_of(2) => return Err(Failure::permanent("not this time")),
-        Does::BadlyAtTimes | Does::WellPerhaps => {}
+        Does::WellPerhapsNext if mark.as_bytes()[0].is_multiple_of(2) => {
+            return Err(Failure::retryable("not this time"));
+        }
+        Does::BadlyAtTimes | Does::WellPerhaps | Does::WellPerhapsNext => {}
         #[allow(clippy::panic)]
         Does::Panic => panic!("a handler that panics"),
         Does::Abort => std::process::abort(),

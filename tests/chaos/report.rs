@@ -27,7 +27,7 @@ pub(crate) struct Outcome {
     pub(crate) refused: u64,
     /// Runs that the operator paused.
     pub(crate) pauses: u64,
-    /// Kinds of damage that the rules of child runs, contexts and pauses were shown, and found or did not.
+    /// Kinds of damage that the rules of child runs, reruns, contexts and pauses were shown, and found or did not.
     pub(crate) damages: u32,
     pub(crate) violations: Violations,
 }
@@ -71,8 +71,8 @@ pub(crate) fn text(outcome: &Outcome) -> String {
         figures.lost, figures.released, figures.zombies, outcome.refused, outcome.settled_after
     ));
     line(format!(
-        "  {} child runs, {} pauses, {} retries of runs, {} snapshots; {} kinds of damage done by hand",
-        figures.children, outcome.pauses, figures.retries, figures.snapshots, outcome.damages
+        "  {} child runs, {} pauses, {} retries of runs, {} reruns, {} snapshots; {} kinds of damage done by hand",
+        figures.children, outcome.pauses, figures.retries, figures.reruns, figures.snapshots, outcome.damages
     ));
     if figures.recovery_p99.is_some() {
         line(format!(

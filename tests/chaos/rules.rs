@@ -1,4 +1,4 @@
-//! The checker's rules of child runs, contexts and pauses, asked like those of `check`. To each belongs damage done by hand: it is done to a window's own
+//! The checker's rules of child runs, reruns, contexts and pauses, asked like those of `check`. To each belongs damage done by hand: it is done to a window's own
 //! rows, in a transaction that is rolled back, and the rule must find it. So every window shows that they bite.
 
 use anyhow::{Context, Result};
@@ -43,7 +43,23 @@ const WAITED: &str = "
             select c.* from longshore.workflow_runs c
             where c.shard = 0 and c.parent_run_id = a.run_id and c.parent_frame = a.frame and c.parent_node = a.node and c.parent_attempt <= a.attempt
             order by c.parent_attempt desc limit 1) c on true
-        where a.outcome in (1, 2))";
+        where a.outcome in (1, 2) and (r.rerun_of is null or a.claimed_at is not null))";
+
+/// What a rerun took over, and the nodes that come after the one it began from.
+const TAKEN: &str = "
+    with recursive taken as materialized (
+        select a.run_id, r.rerun_of, r.version_id, r.created_at, a.node, a.attempt, a.outcome, a.output, a.error
+        from longshore.workflow_runs r
+        join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = r.run_id and a.frame = 0 and a.node >= 0 and a.outcome in (1, 2) and a.claimed_at is null
+        where r.rerun_of is not null
+    ), anew (run_id, of_run, version_id, created_at, node) as (
+        select x.run_id, x.of_run, r.version_id, r.created_at, n.node
+        from chaos.rerun x
+        join longshore.workflow_runs r using (run_id)
+        join longshore.workflow_nodes n on n.version_id = r.version_id and n.body = 0 and n.id = x.from_id
+        union
+        select t.run_id, t.of_run, t.version_id, t.created_at, e.to_node from anew t join longshore.workflow_edges e on e.version_id = t.version_id and e.from_node = t.node
+    )";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -71,7 +87,8 @@ const RULES: &[Rule] = &[
                 else state <> 4 or (failed ->> 'name', failed ->> 'kind') is distinct from (error ->> 'name', error ->> 'kind') or ended_at > finished_at end
               or not awaited and (outcome <> 1 or output ->> 'run_id' <> child::text)",
         damage: &[
-            "update longshore.workflow_runs set output = '\"other\"' where run_id = (select run_id from longshore.workflow_runs where awaited and state = 3 limit 1)",
+            "update longshore.workflow_runs set output = '\"other\"' where run_id = (select c.run_id from longshore.workflow_runs c join longshore.execution_step_attempts a on a.run_id = c.parent_run_id and a.frame = c.parent_frame
+                and a.node = c.parent_node and a.attempt = c.parent_attempt and a.outcome = 1 where c.awaited limit 1)",
             "update longshore.workflow_runs set error = jsonb_set(error, '{name}', '\"other\"')
              where run_id = (select c.run_id from longshore.workflow_runs c join longshore.execution_step_attempts a on a.run_id = c.parent_run_id and a.frame = c.parent_frame
                 and a.node = c.parent_node and a.outcome = 2 where c.awaited and c.state = 4 limit 1)",
@@ -111,11 +128,102 @@ const RULES: &[Rule] = &[
             "update longshore.workflow_runs set state = 5, output = null where run_id = (select run_id from longshore.workflow_runs where close_policy = 2 and state = 3 limit 1)",
         ],
     },
+    // some of them can go on for some time, and are not asked where they end by themselves meanwhile
+    Rule {
+        says: "a child run that is to be asked to end is asked once, and no other is",
+        finds: "
+            select format('run %s, policy %s, state %s, was asked %s times; its parent %s, state %s', c.run_id, c.close_policy, c.state, s.asked, p.run_id, p.state)
+            from longshore.workflow_runs c
+            join longshore.workflow_runs p on p.shard = 0 and p.run_id = c.parent_run_id
+            join longshore.workflows w on w.workflow_id = c.workflow_id
+            cross join lateral (select count(*) as asked from longshore.signals s where s.shard = 0 and s.run_id = c.run_id and s.name = 'cancel_requested') s
+            cross join lateral (
+                select bool_or(a.outcome = 1) as given, min(a.finished_at) filter (where a.outcome = 2 and a.error ->> 'kind' = 'timeout') as late
+                from longshore.execution_step_attempts a
+                where a.shard = 0 and a.run_id = p.run_id and a.frame = c.parent_frame and a.node = c.parent_node and a.attempt >= c.parent_attempt) a
+            where case when c.close_policy <> 3 then s.asked > 0
+                else s.asked > 1 or s.asked = 0 and (w.name = 'patient' or c.awaited and a.late < c.finished_at - interval '1 second')
+                    or s.asked = 1 and c.awaited and a.given end",
+        damage: &[
+            "insert into longshore.signals (shard, run_id, name, payload)
+             select 0, run_id, 'cancel_requested', '{}' from longshore.signals where name = 'cancel_requested' limit 1",
+            "delete from longshore.signals s using longshore.workflow_runs c join longshore.workflows w using (workflow_id)
+             where w.name = 'patient' and s.run_id = c.run_id",
+            "insert into longshore.signals (shard, run_id, name, payload)
+             select 0, run_id, 'cancel_requested', '{}' from longshore.workflow_runs where close_policy = 1 limit 1",
+        ],
+    },
+    Rule {
+        says: "after an attempt that failed the next starts a child run of its own",
+        finds: "
+            select format('run %s frame %s node %s attempt %s ended as run %s, started by attempt %s, did before', a.run_id, a.frame, a.id, a.attempt, a.child, b.attempt)
+            from waited a join waited b on b.run_id = a.run_id and b.frame = a.frame and b.id = a.id and b.attempt < a.attempt
+            where a.awaited and a.child = b.child",
+        damage: &[
+            "delete from longshore.workflow_runs c where c.run_id = (select c.run_id from longshore.workflow_runs c
+                where c.parent_attempt > 1 and exists (select from longshore.execution_step_attempts a where a.run_id = c.parent_run_id and a.frame = c.parent_frame
+                    and a.node = c.parent_node and a.attempt = c.parent_attempt - 1 and a.outcome = 2)
+                  and exists (select from longshore.execution_step_attempts a where a.run_id = c.parent_run_id and a.frame = c.parent_frame
+                    and a.node = c.parent_node and a.attempt = c.parent_attempt and a.outcome in (1, 2)) limit 1)",
+        ],
+    },
+    Rule {
+        says: "a rerun ends as its workflow says",
+        finds: "
+            select format('run %s (%s), of run %s, ended in state %s: %s', r.run_id, w.name, r.rerun_of, r.state, r.error)
+            from longshore.workflow_runs r join longshore.workflows w using (workflow_id)
+            where r.rerun_of is not null and r.state > 2 and r.state <> case when w.name in (select kind from chaos.fails) then 4 else 3 end",
+        damage: &["update longshore.workflow_runs set state = 5, output = null where run_id = (select run_id from longshore.workflow_runs where rerun_of is not null limit 1)"],
+    },
+    Rule {
+        says: "what a rerun takes over is what the other run has on record, and no handler is given it",
+        finds: "
+            select format('run %s node %s: outcome %s, %s, not that of run %s', t.run_id, t.node, t.outcome, coalesce(t.output, t.error), t.rerun_of)
+            from taken t
+            join longshore.workflow_nodes n on n.version_id = t.version_id and n.node = t.node
+            where t.attempt <> 1
+               or not exists (
+                   select from longshore.execution_step_attempts a
+                   where a.shard = 0 and a.run_id = t.rerun_of and a.frame = 0 and a.node = t.node and (a.outcome = t.outcome or a.outcome = 3 and t.outcome = 2)
+                     and a.output is not distinct from t.output and a.error is not distinct from t.error)
+               or exists (select from chaos.began b where b.run_id = t.run_id and b.frame = 0 and b.node_id = n.id and b.attempt = t.attempt)",
+        damage: &[
+            "update longshore.execution_step_attempts a set output = '\"other\"' where (a.run_id, a.frame, a.node) = (
+                select a.run_id, a.frame, a.node from longshore.execution_step_attempts a join longshore.workflow_runs r using (run_id)
+                where r.rerun_of is not null and a.claimed_at is null and a.outcome = 1 and a.frame = 0 and a.node >= 0 limit 1)",
+        ],
+    },
+    // what went on after it was run anew says nothing
+    Rule {
+        says: "a rerun takes over all that had completed and does not come after the node it began from, and nothing else",
+        finds: "
+            select format('run %s, of run %s from %s: node %s was not taken over', x.run_id, x.of_run, x.from_id, a.node)
+            from chaos.rerun x
+            join longshore.workflow_runs r using (run_id)
+            join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = x.of_run and a.frame = 0 and a.node >= 0 and a.outcome = 1 and a.finished_at < r.created_at
+            where not exists (select from anew o where o.run_id = x.run_id and o.node = a.node)
+              and not exists (select from taken t where t.run_id = x.run_id and t.node = a.node)
+            union all
+            select format('run %s, of run %s: node %s was taken over', t.run_id, t.rerun_of, t.node) from taken t join anew o using (run_id, node)",
+        damage: &[
+            "update longshore.execution_step_attempts a set claimed_at = finished_at where (a.run_id, a.frame, a.node) = (
+                select a.run_id, a.frame, a.node from longshore.execution_step_attempts a join chaos.rerun x using (run_id)
+                where a.claimed_at is null and a.outcome = 1 and a.frame = 0 and a.node >= 0 limit 1)",
+            "update longshore.execution_step_attempts a set claimed_at = null where (a.run_id, a.frame, a.node) = (
+                select a.run_id, a.frame, a.node from longshore.execution_step_attempts a
+                join longshore.workflow_runs r using (run_id)
+                join longshore.workflow_nodes n on n.version_id = r.version_id and n.body = 0 and n.node = a.node
+                join chaos.rerun x on x.run_id = r.run_id and x.from_id = n.id
+                where a.outcome in (1, 2) and a.frame = 0 limit 1)",
+        ],
+    },
     Rule {
         says: "a completed run's context is what its definition adds up to",
         finds: "
             select format('run %s (x %s): %s, not %s and %s', r.run_id, s.x, h.context, e.sum, e.list)
-            from (select distinct run_id, x from chaos.started where kind = 'sums') s
+            from (select run_id, x from chaos.started where kind = 'sums'
+                  union select r.run_id, (r.input ->> 'x')::bigint from longshore.workflow_runs r join longshore.workflows w using (workflow_id)
+                  where r.rerun_of is not null and w.name = 'sums') s
             join longshore.workflow_runs r on r.run_id = s.run_id and r.state = 3
             join chaos.sums e on e.x = s.x
             left join lateral (
@@ -140,7 +248,7 @@ const RULES: &[Rule] = &[
             left join lateral (
                 select s.context, (select jsonb_agg(v order by v) from jsonb_array_elements(s.context -> 'list') v) as list
                 from longshore.execution_context_snapshots s where s.shard = 0 and s.run_id = r.run_id order by s.n desc limit 1) h on true
-            where (coalesce((h.context ->> 'sum')::bigint, 0), h.list) is distinct from (coalesce(c.sum, 0), c.list)",
+            where r.rerun_of is null and (coalesce((h.context ->> 'sum')::bigint, 0), h.list) is distinct from (coalesce(c.sum, 0), c.list)",
         damage: &[
             "update longshore.execution_context_snapshots set context = jsonb_set(context, '{sum}', '1')
              where (run_id, n) = (select run_id, max(n) from longshore.execution_context_snapshots group by run_id order by max(n) desc limit 1)",
@@ -180,7 +288,7 @@ const RULES: &[Rule] = &[
             left join lateral (
                 select min(s.at) as at from longshore.execution_context_snapshots s
                 where s.shard = 0 and s.run_id = a.run_id and (s.context ->> 'sum')::bigint >= (r.input ->> 'target')::bigint) s on true
-            where a.outcome = 1 and (s.at is null or s.at > a.finished_at)",
+            where a.outcome = 1 and (r.rerun_of is null or a.claimed_at is not null) and (s.at is null or s.at > a.finished_at)",
         damage: &[
             "update longshore.execution_context_snapshots set at = at + interval '1 hour' where run_id = (select run_id from longshore.execution_context_snapshots where reason = 3 limit 1)",
         ],
@@ -231,6 +339,8 @@ const RULES: &[Rule] = &[
 fn statement(rule: &Rule) -> String {
     let common = if rule.finds.contains("from waited") {
         WAITED
+    } else if rule.finds.contains("taken t") {
+        TAKEN
     } else if rule.finds.contains("changes") {
         CHANGES
     } else {

@@ -381,6 +381,7 @@ pub(crate) fn open(kind: &str) -> &'static [&'static str] {
         "bounded" => &["p", "next", "late"],
         "raced" => &["w", "next", "late"],
         "hurried" => &["call", "next", "late"],
+        "begged" => &["restless", "sprint", "next", "late"],
         _ => &[],
     }
 }

@@ -2,14 +2,18 @@
 //! `LONGSHORE_TEST_DATABASE_URL` it starts a private Postgres.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is a command line
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use longshore::postgres::{Cluster, Listen};
 use longshore_tests::database::URL_VARIABLE;
 use longshore_tests::programs::{bulk, script};
 use longshore_worker::args::WorkerArgs;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Run random programs on a fleet of workers that are killed, and compare what comes of them with what they mean.
 #[derive(Debug, Parser)]
@@ -80,7 +84,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         program: std::env::current_exe()?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let figures = runtime.block_on(bulk::run(settings))?;
+    let figures = runtime.block_on(unless_told(bulk::run(settings)))?;
     println!("{figures}");
     Ok(ExitCode::SUCCESS)
 }
@@ -91,9 +95,32 @@ fn on_own_cluster() -> Result<ExitCode> {
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let cluster = Cluster::at(&folder.path().join("postgres"))?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let url = runtime.block_on(cluster.start(Listen::Socket))?.url;
-    let status =
-        Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(URL_VARIABLE, url).status();
+    let status = runtime.block_on(async {
+        let url = unless_told(async { Ok(cluster.start(Listen::Socket).await?.url) }).await?;
+        let mut again = Command::new(std::env::current_exe()?);
+        let mut again = again.args(std::env::args_os().skip(1)).env(URL_VARIABLE, url).spawn()?;
+        let told = match unless_told(async { Ok(again.wait().await?) }).await {
+            Err(told) => told,
+            status => return status,
+        };
+        // its workers go with it, but not where it is killed
+        if let Some(id) = again.id().and_then(|id| i32::try_from(id).ok()) {
+            kill(Pid::from_raw(id), Signal::SIGTERM).ok();
+        }
+        again.wait().await?;
+        Err(told)
+    });
+    // whatever ended it, the cluster does not stay
     cluster.remove()?;
     Ok(if status?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// This, unless a signal comes first.
+async fn unless_told<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut term = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+        _ = term.recv() => Err(anyhow!("told to stop")),
+    }
 }

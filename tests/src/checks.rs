@@ -95,14 +95,17 @@ const DECIDED: &str = "
         or n.indegree > 0 and s.skipped and not e.conditional and e.taken >= greatest(n.join_need, 1)
         or n.indegree > 0 and not s.skipped and e.taken < greatest(n.join_need, 1))";
 
+/// Step jobs of the engine that only look for others: what has no other goes on for nobody.
+pub(crate) const LOOKS: &str = "(-7, -8, -9, -10)";
+
 const WAITS: &str = "
     select format('run %s has no step anywhere', r.run_id)
     from longshore.workflow_runs r
     where r.state in (1, 2)
-      and not exists (select from longshore.step_ready s where s.run_id = r.run_id and s.node not in (-7, -8, -9, -10))
+      and not exists (select from longshore.step_ready s where s.run_id = r.run_id and s.node not in {looks})
       and not exists (select from longshore.step_delayed s where s.run_id = r.run_id and s.node <> -9)
       and not exists (select from longshore.step_waiting s where s.run_id = r.run_id and s.woken_at is null)
-      and not exists (select from longshore.step_leases l where l.run_id = r.run_id and l.node not in (-7, -8, -9, -10))";
+      and not exists (select from longshore.step_leases l where l.run_id = r.run_id and l.node not in {looks})";
 
 /// Only where nothing awaits settling.
 const LEFT: &str = "
@@ -134,7 +137,7 @@ const SIGNALS: &str = "
     from longshore.execution_step_attempts a
     join longshore.workflow_runs r on r.run_id = a.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
-    where a.outcome = 1 and a.error is null and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
+    where a.outcome = 1 and a.error is null and a.lane_id <> 0 and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
         and s.refused is null)";
 
 /// A step is parked only where its run is paused.
@@ -199,11 +202,8 @@ pub async fn broken(pool: &PgPool) -> Vec<String> {
 pub async fn broken_in(connection: &mut PgConnection) -> Vec<String> {
     let mut broken = Vec::new();
     for (name, sql) in CHECKS {
-        let sql = if ["from steps", "from edges", "join steps"].iter().any(|part| sql.contains(part)) {
-            format!("{STEPS} {sql}")
-        } else {
-            (*sql).to_owned()
-        };
+        let with_steps = ["from steps", "from edges", "join steps"].iter().any(|part| sql.contains(part));
+        let sql = format!("{} {sql}", if with_steps { STEPS } else { "" }).replace("{looks}", LOOKS);
         let found: Vec<String> = sqlx::query_scalar(&format!("{sql} limit 5"))
             .fetch_all(&mut *connection)
             .await

@@ -57,6 +57,13 @@ impl TestFleet {
         fleet
     }
 
+    /// The same with one worker that has the built-in handlers.
+    pub async fn working(definitions: impl IntoIterator<Item = Value>) -> Self {
+        let mut fleet = Self::publish(definitions).await;
+        fleet.work(16).await;
+        fleet
+    }
+
     /// Publish one more definition; the version it got.
     pub async fn apply(&self, definition: Value) -> i32 {
         let definition = Definition::from_json(&definition).unwrap_or_else(|problems| panic!("{problems}"));
@@ -263,10 +270,11 @@ impl TestFleet {
         if !self.workers.is_empty() {
             self.until("select not exists (select from longshore.closed)").await;
             // what looks for signals may outlive its run by a claim
-            self.until(
+            let looks = checks::LOOKS;
+            self.until(&format!(
                 "select not exists (select from longshore.step_ready s join longshore.workflow_runs r using (run_id)
-                    where r.state > 2 and s.node in (-7, -8, -9, -10))",
-            )
+                    where r.state > 2 and s.node in {looks})"
+            ))
             .await;
         }
         self.drain().await;
@@ -378,6 +386,11 @@ pub fn task(id: &str, handler: &str) -> Value {
 pub fn with(mut node: Value, fields: Value) -> Value {
     node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     node
+}
+
+/// A `set` node.
+pub fn set(id: &str, output: Value) -> Value {
+    json!({"id": id, "type": "set", "output": output})
 }
 
 /// A chain of tasks with the handler `echo`.

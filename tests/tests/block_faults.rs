@@ -8,7 +8,7 @@ use std::time::Duration;
 use longshore_core::run::{self, Canceled};
 use longshore_enqueuer::{Enqueuer, Error, Switched};
 use longshore_tests::TestFleet;
-use longshore_tests::fleet::Gate;
+use longshore_tests::fleet::{Gate, set};
 use longshore_worker::{Slots, Step, WorkerBuilder};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -36,10 +36,6 @@ const ACCEPTED: usize = ITEMS + PASSES + 1 + 3 + 1;
 /// A task that stands in the gate while `n` is one of so many from `from` on; gives `n`. One failed attempt is too many.
 fn task(id: &str, n: Value, from: usize, many: usize) -> Value {
     json!({"id": id, "type": "task", "handler": "middle", "retry": {"max_attempts": 1}, "input": {"n": n, "from": from, "to": from + many}})
-}
-
-fn set(id: &str, output: Value) -> Value {
-    json!({"id": id, "type": "set", "output": output})
 }
 
 /// The workflows, each with the block or node that is in its middle and what its runs give. Of a racing wait that is its item, or null where its time was

@@ -2,12 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use longshore_tests::TestFleet;
+use longshore_tests::fleet::{set, with};
 use serde_json::{Value, json};
-
-/// A `set` node.
-fn set(id: &str, output: Value) -> Value {
-    json!({"id": id, "type": "set", "output": output})
-}
 
 /// A node that runs the built-in handler of this name with this input.
 fn task(id: &str, handler: &str, input: Value) -> Value {
@@ -26,9 +22,7 @@ fn body(node: Value) -> Value {
 
 /// A block with these fields.
 fn block(id: &str, kind: &str, fields: Value) -> Value {
-    let mut node = json!({"id": id, "type": kind});
-    node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    node
+    with(json!({"id": id, "type": kind}), fields)
 }
 
 /// A workflow of one node.
@@ -38,8 +32,7 @@ fn workflow(node: Value) -> Value {
 
 /// Runs it and checks that nothing is left of it.
 async fn ends(definition: Value, input: Value) -> (String, Value) {
-    let mut fleet = TestFleet::publish([definition]).await;
-    fleet.work(8).await;
+    let fleet = TestFleet::working([definition]).await;
     let ended = fleet.run("w", input).await;
     fleet.finish().await;
     ended
@@ -137,13 +130,12 @@ async fn a_foreach_bears_as_many_failures_as_it_tolerates() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_of_a_while_is_given_what_the_last_one_gave() {
     let again = |fields: Value| {
-        let mut node = block(
+        let node = block(
             "l",
             "while",
             json!({"when": "input.n < run.input.until", "body": body(task("t", "echo", json!({"n": "{{ frame.input.n + 1 }}"})))}),
         );
-        node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        workflow(node)
+        workflow(with(node, fields))
     };
     completes(again(json!({})), json!({"n": 0, "until": 5}), json!({"n": 5})).await;
     completes(again(json!({})), json!({"n": 7, "until": 5}), json!({"n": 7, "until": 5})).await;

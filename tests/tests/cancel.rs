@@ -328,3 +328,36 @@ async fn a_worker_starts_no_successor_of_a_step_that_was_in_flight_when_its_run_
     assert_eq!(fleet.ended(run).await.0, "canceled");
     fleet.finish().await;
 }
+
+/// An opening has no baton that settling could wait for: what it is claiming keeps the closing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closing_stays_while_a_step_of_it_is_being_claimed() {
+    let fleet = TestFleet::publish([dag("w", "a b", "a>b")]).await;
+    let run = fleet.start("w", json!({})).await;
+    // its commit waits for a lock, all of it done and all of it read
+    let hold = "create function held() returns trigger language plpgsql as 'begin perform pg_advisory_xact_lock(77); return null; end';
+        create constraint trigger held after insert on longshore.lanes deferrable initially deferred for each row execute function held()";
+    fleet.database.execute(hold).await;
+    let mut holder = fleet.database.pool.acquire().await.unwrap();
+    sqlx::raw_sql("begin; select pg_advisory_xact_lock(77)").execute(&mut *holder).await.unwrap();
+    let mut lane = ManualLane::new(&fleet.database.pool);
+    let in_flight = tokio::spawn(async move {
+        lane.claim_node("a").await;
+        lane
+    });
+    until_blocked(&fleet.database.pool, 1).await;
+    cancel(&fleet, run).await;
+    let mut connection = fleet.database.pool.acquire().await.unwrap();
+    let settled = Settling::default().step(&mut Session::direct(&mut connection)).await.unwrap();
+    sqlx::raw_sql("commit").execute(&mut *holder).await.unwrap();
+    let mut lane = in_flight.await.unwrap();
+    assert!(lane.held[0].live, "it read the run before that was canceled");
+    let a = lane.of_node("a")[0];
+    let answer = lane.cycle(vec![(a, completed())], 0).await;
+    assert!(settled == 0 && matches!(answer, Answer::Refused(_)), "settled {settled}: {answer:?}");
+    lane.cycle(vec![(a, Ending::Canceled)], 0).await.passed();
+    assert_eq!(settle_all(&fleet.database).await, 1);
+    assert_nothing_left(&fleet.database).await;
+    drop((connection, holder));
+    fleet.database.drop().await;
+}

@@ -63,8 +63,8 @@ fn the_engine_as_it_is_passes_under_the_same_faults() {
 /// Each window shows its rules damage; this one has rows for all of it.
 #[test]
 fn the_rules_of_child_runs_contexts_and_pauses_find_what_is_damaged_by_hand() {
-    let output = chaos(&["--faults", "none", "--kinds", "parents,strays,sums,parks,stubborn"]);
+    let output = chaos(&["--faults", "none", "--kinds", "parents,strays,polite,begged,persistent,sums,parks,stubborn"]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("; 20 kinds of damage done by hand"), "{said}");
+    assert!(said.contains("; 28 kinds of damage done by hand"), "{said}");
 }

@@ -3,6 +3,7 @@
 
 use longshore_enqueuer::Error;
 use longshore_tests::TestFleet;
+use longshore_tests::fleet::with;
 use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -121,11 +122,7 @@ async fn what_many_steps_change_at_once_is_all_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_does_not_fit_fails_its_step_and_no_other() {
-    let one = |change: Value| {
-        let mut node = json!({"id": "a", "type": "context", "on_error": "continue"});
-        node.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        node
-    };
+    let one = |change: Value| with(json!({"id": "a", "type": "context", "on_error": "continue"}), change);
     let fleet = fleet(json!({"name": "good", "nodes": [{"id": "a", "type": "context", "set": {"n": "{{ run.input }}"}}], "output": "{{ run.context.n }}"})).await;
     let cases = [
         ("append", json!({"append": {"text": 1}}), "context_invalid"),

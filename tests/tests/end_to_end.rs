@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use longshore_tests::TestFleet;
-use longshore_tests::fleet::{Gate, TestHandlers, chain, fan, task, with};
+use longshore_tests::fleet::{Gate, TestHandlers, chain, fan, set, task, with};
 use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A fleet of one worker with twenty slots on `default`.
 async fn fleet_of(definition: Value) -> TestFleet {
-    let mut fleet = TestFleet::publish([definition]).await;
-    fleet.work(20).await;
-    fleet
+    TestFleet::working([definition]).await
 }
 
 /// A fleet of one worker with a gate.
@@ -23,10 +21,6 @@ async fn gated(definition: Value) -> (TestFleet, Gate) {
     let gate = Gate::default();
     fleet.add(fleet.worker().gate(&gate).queue("default", Slots(20))).await;
     (fleet, gate)
-}
-
-fn set(id: &str, output: Value) -> Value {
-    json!({"id": id, "type": "set", "output": output})
 }
 
 /// A node of type `fail`: success edges may not leave it.

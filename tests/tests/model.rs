@@ -1,14 +1,20 @@
 //! Lane, baton, join and reclaim as a model that is explored to its last state: every order in which calls arrive, late or twice, lanes crash, doubt
 //! and wake up, and leases run out. It proves the rules, not the SQL that follows them: that is for the tests beside it, which also have
-//! retries, timers, skips, closings and the poison cap.
+//! retries, timers, skips and the poison cap. Closings are a model of their own (`model/closings.rs`).
 //!
 //! What the rules rest on is left out, one thing at a time, and the explorer must find what goes wrong then; `--no-capture` shows a short way there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs, unreachable_pub)]
 
+#[path = "model/closings.rs"]
+mod closings;
 #[path = "model/fleet.rs"]
 mod fleet;
+#[path = "model/frames.rs"]
+mod frames;
 #[path = "model/names.rs"]
 mod names;
+#[path = "model/sets.rs"]
+mod sets;
 #[path = "model/tables.rs"]
 mod tables;
 

@@ -518,7 +518,8 @@ fn most(function: &str) -> (i64, i64) {
         "close_run" | "pause_run" | "resume_run" | "complete_in" | "start_run" | "ask_child" | "clean_up" => {
             (1_000, 200)
         }
-        "settle_begin" => (2_000, 2_000),
+        // it looks at what is ready of each closing, some hundreds here
+        "settle_begin" => (6_000, 20_000),
         "read_inputs" | "step_results" => (500, 2_000),
         "recover" | "promote" | "prune_runs" => (3_000, 10_000),
         // it looks at each lane of the fleet, 400 here, for each run

@@ -7,7 +7,8 @@ use std::time::Duration;
 use longshore_core::definition::Definition;
 use longshore_core::{explain, inspect, workflow};
 use longshore_tests::TestFleet;
-use longshore_tests::fleet::{Gate, TestHandlers, task, with};
+use longshore_tests::fleet::{Gate, TestHandlers, set, task, with};
+use longshore_tests::lane::until_blocked;
 use longshore_worker::{Failure, Slots, Step, WorkerBuilder};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -22,14 +23,8 @@ fn one(name: &str, node: Value) -> Value {
     json!({"name": name, "nodes": [node]})
 }
 
-fn set(id: &str, output: Value) -> Value {
-    json!({"id": id, "type": "set", "output": output})
-}
-
 async fn fleet(definitions: impl IntoIterator<Item = Value>) -> TestFleet {
-    let mut fleet = TestFleet::publish(definitions).await;
-    fleet.work(16).await;
-    fleet
+    TestFleet::working(definitions).await
 }
 
 async fn gated(gate: &Gate, definitions: impl IntoIterator<Item = Value>) -> TestFleet {
@@ -367,6 +362,31 @@ async fn a_detached_run_goes_on_by_itself_unless_its_policy_says_otherwise() {
     fleet.enqueuer.cancel(rest).await.unwrap();
     settled(&fleet).await;
     quiet(&fleet).await;
+    fleet.finish().await;
+}
+
+/// The parent is canceled at the moment in which a lane asks the child: neither sees what the other writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_ask_a_child_to_end_at_once_ask_it_once() {
+    let child = one("child", json!({"id": "w", "type": "wait", "signal": "cancel_requested"}));
+    let fleet = fleet([child, one("parent", sub("call", "child", json!({"close_policy": "request_cancel"})))]).await;
+    let run = fleet.start("parent", json!({})).await;
+    fleet.until("select count(*) = 2 from longshore.step_waiting").await;
+    let (child, _) = children(&fleet, run).await[0];
+    let pool = &fleet.database.pool;
+    let mut lane = pool.acquire().await.unwrap();
+    let ask = format!("begin; select longshore.ask_child(0::smallint, '{child}', '{run}')");
+    sqlx::raw_sql(&ask).execute(&mut *lane).await.unwrap();
+    let enqueuer = fleet.enqueuer.clone();
+    let canceling = tokio::spawn(async move { enqueuer.cancel(run).await.unwrap() });
+    until_blocked(pool, 1).await;
+    sqlx::raw_sql("commit").execute(&mut *lane).await.unwrap();
+    canceling.await.unwrap();
+    assert_eq!(fleet.ended(child).await.0, "completed");
+    settled(&fleet).await;
+    let asked: i64 = fleet.ask("select count(*) from longshore.signals where run_id = $1", child).await;
+    assert_eq!(asked, 1);
+    drop(lane);
     fleet.finish().await;
 }
 

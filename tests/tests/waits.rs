@@ -3,15 +3,14 @@
 
 use longshore_enqueuer::Error;
 use longshore_tests::TestFleet;
+use longshore_tests::fleet::with;
 use longshore_worker::Slots;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A wait with these fields.
 fn wait(id: &str, fields: Value) -> Value {
-    let mut node = json!({"id": id, "type": "wait"});
-    node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    node
+    with(json!({"id": id, "type": "wait"}), fields)
 }
 
 /// A workflow of one node.
@@ -20,9 +19,7 @@ fn workflow(node: Value) -> Value {
 }
 
 async fn fleet(definition: Value) -> TestFleet {
-    let mut fleet = TestFleet::publish([definition]).await;
-    fleet.work(8).await;
-    fleet
+    TestFleet::working([definition]).await
 }
 
 /// Await that so many steps of the run wait.

@@ -28,13 +28,11 @@ use super::program::{Body, Kind};
 use super::record::{self, Record};
 use super::shrink::smaller;
 use super::{interpreter, random};
+use crate::fleet::PATIENCE;
 use crate::{TestDatabase, checks};
 
 /// A program is run so often, each time with another input.
 const RUNS: u64 = 2;
-
-/// A run that has not ended by then never will.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Shrinking ends then, however small the program is.
 const SHRINKING: Duration = Duration::from_secs(90);

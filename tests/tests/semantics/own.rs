@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use longshore::asl;
 use longshore_enqueuer::Enqueuer;
 use longshore_tests::TestFleet;
+use longshore_tests::fleet::with;
 use longshore_worker::{Failure, Slots, Step};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -61,11 +62,7 @@ fn rows() -> Vec<Row> {
     let mut many = serde_json::Map::from_iter(states);
     many.insert("many".to_owned(), json!({"Type": "Choice", "Choices": (0..100).map(rule).collect::<Vec<_>>()}));
     let many = machine("many", Value::Object(many));
-    let task = |fields: Value| {
-        let mut task = json!({"Type": "Task", "Resource": "flaky", "End": true});
-        task.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        task
-    };
+    let task = |fields: Value| with(json!({"Type": "Task", "Resource": "flaky", "End": true}), fields);
     let caught = |fields: Value| {
         let mut states = json!({"t": task(fields), "kept": end, "other": {"Type": "Fail", "Error": "Other"}});
         states["t"]["Catch"] = json!([
@@ -188,10 +185,9 @@ async fn machines_of_our_own_do_what_they_say() {
 /// Hands its token to the test, which answers.
 fn asking() -> Value {
     let ask = |fields: Value| {
-        let mut ask = json!({"Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
+        let ask = json!({"Type": "Task", "Resource": "arn:aws:states:::sqs:sendMessage.waitForTaskToken",
             "Parameters": {"token.$": "$$.Task.Token", "of.$": "$"}, "TimeoutSeconds": 60, "End": true});
-        ask.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        ask
+        with(ask, fields)
     };
     let caught = |names: Value| json!([{"ErrorEquals": names, "Next": "caught"}]);
     let items = json!({"StartAt": "ask", "States": {
