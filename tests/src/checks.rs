@@ -134,7 +134,7 @@ const SIGNALS: &str = "
     from longshore.execution_step_attempts a
     join longshore.workflow_runs r on r.run_id = a.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node and n.type in ('wait', 'approval')
-    where a.outcome = 1 and a.error is null and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
+    where a.outcome = 1 and a.error is null and a.lane_id <> 0 and not exists (select from longshore.signals s where s.run_id = a.run_id and s.taken_frame = a.frame and s.taken_node = a.node
         and s.refused is null)";
 
 /// A step is parked only where its run is paused.

@@ -126,14 +126,13 @@ impl Plotter<'_> {
         let next =
             Job { frame: taken.whole.facts.frame, node: NEXT, kind: StepKind::Advance, attempt: body.facts.frame };
         let caught = |body: &Frame| body.error.as_ref().is_some_and(|error| self.graph.catches(taken.block, error));
-        if taken.from.is_some() {
-        } else if matches!(taken.block.kind, BlockKind::Try { .. }) && body.facts.iteration > 0 {
+        let tries = matches!(taken.block.kind, BlockKind::Try { .. });
+        let ended = body.completed || tries && body.failed && caught(body);
+        if taken.from.is_none() && (tries && body.facts.iteration > 0 || ended && taken.whole.failed) {
             return Ok(None);
-        } else if body.completed || body.failed && body.facts.iteration == 0 && caught(body) {
-            // it has ended, and what follows was not said any more
-            if taken.whole.failed {
-                return Ok(None);
-            }
+        }
+        if taken.from.is_none() && ended {
+            // what follows was not said any more
             course.kept.push(body.facts.frame);
             course.jobs.push(next);
         }

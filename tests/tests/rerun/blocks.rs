@@ -341,3 +341,53 @@ async fn of_two_who_try_a_run_again_one_does_and_a_plan_writes_nothing() {
     assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([0, 1, 2])));
     fleet.finish().await;
 }
+
+/// Retries and a cancel at once, in every order: one of them is first, and what is left is a run like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_meets_a_retry_leaves_nothing_half_done() {
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2, 3], "tolerate": {"count": 1}, "body": {"nodes": [
+        failing("pre", 0), failing_where("t", "item > 1", json!("{{ item }}")), {"id": "g", "type": "wait", "signal": "go"}],
+        "edges": [["pre", "t"], ["t", "g"]], "output": "{{ nodes.t.output }}"}});
+    let fleet = fleet(json!({"name": "w", "nodes": [each]})).await;
+    let one = async |_: i32| {
+        let run = fleet.start("w", json!({})).await;
+        assert_eq!(fleet.ended(run).await.0, "failed");
+        fleet.until(&format!("select not exists (select from longshore.closed where run_id = '{run}')")).await;
+        let both = tokio::join!(fleet.enqueuer.retry(run), fleet.enqueuer.cancel(run), fleet.enqueuer.retry(run));
+        assert!(both.1.is_ok() && (both.0.is_ok() || both.2.is_ok()), "{both:?}");
+        fleet.enqueuer.cancel(run).await.unwrap();
+        retry(&fleet, run).await;
+        for _ in 0..4 {
+            fleet.enqueuer.signal(run, "go", &1).await.unwrap();
+        }
+        assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([0, 1, 2, 3])));
+        let good = in_iterations(&fleet, run, "pre").await.into_iter().map(|(_, _, good)| good).sum::<i64>();
+        assert_eq!(good, 4, "what completed did not run again");
+    };
+    futures::future::join_all((0..12).map(one)).await;
+    fleet.finish().await;
+}
+
+/// A new run that is made of one that goes on takes what there is at that moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_goes_on_can_be_run_anew_within_its_blocks() {
+    let passes = json!({"id": "again", "type": "while", "when": "input < 6", "input": 0, "keep": 1, "body": {"nodes": [failing("p", 0),
+        {"id": "s", "type": "set", "output": "{{ frame.input + 1 }}"}], "edges": [["p", "s"]]}});
+    let each = json!({"id": "each", "type": "foreach", "items": "{{ run.input }}", "concurrency": 4, "body": {
+        "nodes": [failing("first", 0), passes, {"id": "i", "type": "set", "output": "{{ item }}"}], "edges": [["first", "again"], ["again", "i"]]}});
+    let fleet = fleet(json!({"name": "w", "nodes": [each]})).await;
+    let items: Vec<i32> = (0..40).collect();
+    let run = fleet.start("w", json!(items)).await;
+    let mut made = Vec::new();
+    while made.len() < 12 {
+        let begun: i64 = fleet.ask("select count(*) from longshore.frames where run_id = $1 and path = (select array[w.frame] from longshore.frames w where w.run_id = $1 and w.parent = 0)", run).await;
+        if begun > 0 {
+            let from = format!("each[{}]/first", made.len() as i64 * begun / 13);
+            made.push(fleet.enqueuer.rerun(run, &from).await.unwrap().run_id.unwrap());
+        }
+    }
+    for run in made.into_iter().chain([run]) {
+        assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!(items)), "{run}");
+    }
+    fleet.finish().await;
+}
