@@ -88,7 +88,11 @@ impl Plotter<'_> {
         let prefix = format!("{prefix}{}/", named(self.graph, node.number, body.facts.iteration));
         let Some(number) = self.graph.body_of(&body.facts) else { return Ok(Stand::Nothing) };
         let frame = body.facts.frame;
-        self.body(Instance { frame, body: number, values: &values, prefix: &prefix }, from)
+        match self.body(Instance { frame, body: number, values: &values, prefix: &prefix }, from) {
+            // it cannot be gone through again, so it is begun again
+            Err(Error::Replay(_)) if from.is_none() => Ok(Stand::Nothing),
+            stand => stand,
+        }
     }
 
     /// An `if` or a `switch`, whose one frame is both.
