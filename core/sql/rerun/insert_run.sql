@@ -2,7 +2,7 @@
 -- $8 the node of the step that does, which is at its first attempt.
 insert into longshore.workflow_runs (run_id, workflow_id, version_id, shard, priority, input, rerun_of, parent_run_id, parent_frame, parent_node, parent_attempt,
     depth, close_policy, awaited)
-select $2, r.workflow_id, $4, r.shard, r.priority, $5::jsonb, r.run_id, $6, $7, $8, case when $6 is not null then 1 end,
+select $2, r.workflow_id, $4, r.shard, r.priority, $5::jsonb, r.run_id, $6::uuid, $7::int, $8::int, case when $6 is not null then 1 end,
     case when $6 is not null then coalesce((select p.depth from longshore.workflow_runs p where p.shard = $1 and p.run_id = $6), 0) + 1 end,
     case when $6 is not null then r.close_policy end, case when $6 is not null then true end
 from longshore.workflow_runs r
