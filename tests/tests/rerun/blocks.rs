@@ -286,8 +286,28 @@ fn without_failures(body: &Value) -> Value {
     serde_json::from_str(&body.to_string().replace("\"fail\":1", "\"fail\":0")).unwrap()
 }
 
+/// Some places of completed nodes of a run, as numbers.
+async fn places(fleet: &TestFleet, run: Uuid) -> Vec<String> {
+    sqlx::query_scalar(
+        "select coalesce((select string_agg(b.id || '[' || f.iteration || ']', '/' order by p.depth) || '/'
+                from unnest(w.path || w.frame) with ordinality p (frame, depth)
+                join longshore.frames f on f.run_id = a.run_id and f.frame = p.frame and f.iteration >= 0
+                join longshore.workflow_nodes b on b.version_id = r.version_id and b.node = f.node), '') || n.id
+         from longshore.execution_step_attempts a
+         join longshore.workflow_runs r on r.run_id = a.run_id
+         join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+         left join longshore.frames w on w.run_id = a.run_id and w.frame = a.frame
+         where a.run_id = $1 and a.outcome = 1 and (a.frame = 0 or w.state = 3) order by md5(a.frame || '/' || a.node) limit 4",
+    )
+    .bind(run)
+    .fetch_all(&fleet.database.pool)
+    .await
+    .unwrap()
+}
+
 /// Random programs of nested blocks whose tasks fail at their first attempt in a frame now and then: tried again until they complete, they give what they
-/// would have given had nothing failed, unless a failure was tolerated; and no task of a frame completes twice (the fleet's checks).
+/// would have given had nothing failed, unless a failure was tolerated; and no task of a frame completes twice (the fleet's checks). So do new runs that begin
+/// anywhere in them.
 #[tokio::test(flavor = "multi_thread")]
 async fn however_often_a_program_of_blocks_fails_it_goes_on_to_what_it_gives() {
     let mut random = StdRng::seed_from_u64(11);
@@ -317,6 +337,13 @@ async fn however_often_a_program_of_blocks_fails_it_goes_on_to_what_it_gives() {
         assert_eq!(expected.0, "completed", "{number}: {}", expected.1);
         if !tolerant {
             assert_eq!(given, expected.1, "{number}");
+        }
+        // and from anywhere in it
+        for place in places(&fleet, bad).await {
+            let anew =
+                fleet.enqueuer.rerun(bad, &place).await.unwrap_or_else(|error| panic!("{number} {place}: {error}"));
+            let (_, given) = until_it_completes(&fleet, anew.run_id.unwrap(), 80).await;
+            assert!(*tolerant || given == expected.1, "{number} {place}: {given}");
         }
         times
     });
