@@ -334,3 +334,6 @@ fn item(made: &[Payload], iteration: i32) -> Option<Payload> {
 fn count(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)
 }
+
+#[cfg(test)]
+mod tests;
