@@ -1,29 +1,30 @@
 //! Going on with a run that ended, or running part of it anew: what its nodes gave is on record, and from that it is decided again what follows
 //! (`successor::replay`), within blocks too (`course`, `block`).
 
+mod anew;
 mod block;
 mod course;
+mod go_on;
 mod past;
 mod place;
 mod write;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::Serialize;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::graph::{NodeNumber, RunFacts, Values};
+use crate::graph::{RunFacts, Values};
 use crate::payload::Payload;
 use crate::queue::SHARD;
 use crate::session::Session;
 use crate::state::RunState;
 use crate::workflow::{self, LoadedVersion};
 use crate::{context, error::StepError};
+pub use anew::rerun;
 use course::{Course, From, Instance, Plotter, Stand, Told};
-use past::Past;
-use place::Place;
+pub use go_on::retry;
 
 /// Why nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -158,209 +159,6 @@ struct RunRow {
     parent: Option<Uuid>,
     bound_to_parent: bool,
     settling: bool,
-}
-
-/// Goes on with a run that failed or was canceled, from there: the same run, whose attempts go on counting. `plan`: only say what that would be.
-pub async fn retry(session: &mut Session<'_>, run_id: Uuid, plan: bool) -> Result<Plan, Error> {
-    let route = session.route();
-    let mut transaction = session.begin().await?;
-    let done = {
-        let mut session = Session::within(&mut transaction, route);
-        go_on(&mut session, run_id, false).await
-    };
-    match done {
-        Ok(done) if !plan => {
-            transaction.commit().await?;
-            Ok(done)
-        }
-        other => {
-            transaction.rollback().await?;
-            other
-        }
-    }
-}
-
-/// `awaited`: for a step of its parent, which goes on in the same transaction and waits for it again.
-async fn go_on(session: &mut Session<'_>, run_id: Uuid, awaited: bool) -> Result<Plan, Error> {
-    sqlx::query(include_str!("../sql/rerun/clear_pause.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
-    sqlx::query(include_str!("../sql/rerun/lock.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
-    let run = run_row(session, run_id).await?;
-    let state = RunState::from_code(run.state).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    if !matches!(state, RunState::Failed | RunState::Canceled) {
-        return Err(Error::NotFailed { run_id, state });
-    }
-    if let Some(parent) = run.parent.filter(|_| run.bound_to_parent && !awaited) {
-        return Err(Error::OfParent { run_id, parent });
-    }
-    for sql in [
-        include_str!("../sql/rerun/clear_ready.sql"),
-        include_str!("../sql/rerun/clear_delayed.sql"),
-        include_str!("../sql/rerun/clear_joins.sql"),
-    ] {
-        sqlx::query(sql).bind(SHARD).bind(run_id).execute(&mut *session).await?;
-    }
-    // a lane that claimed one of them meanwhile is seen now
-    if run_row(session, run_id).await?.settling {
-        return Err(Error::Settling { run_id });
-    }
-    let version = load(session, run.version_id, &run.workflow).await?;
-    let past = Past::read(session, run_id, &[]).await?;
-    let values = values(session, run_id, &run, &version, &run.input, run_id).await?;
-    version.graph.check_input(&values.run.input).map_err(Error::Input)?;
-    let mut course = plot(Plotter { graph: &version.graph, past: &past, anew: false }, &values, None)?;
-    let mut queues = Vec::new();
-    for call in std::mem::take(&mut course.calls) {
-        match go_on_for_parent(session, call.run_id).await {
-            Ok(plan) => {
-                write::wait_again(session, run_id, &run, &version, &call).await?;
-                queues.extend(plan.queues.iter().cloned());
-                course.told.add(of_child(&call.prefix, plan));
-            }
-            // it cannot go on, so the step starts another
-            Err(Error::NothingToDo | Error::Replay(_) | Error::Input(_) | Error::UnknownVersion { .. }) => {
-                course.told.ready.push(call.prefix.trim_end_matches('/').to_owned());
-                course.jobs.push(call.job());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    sqlx::query(include_str!("../sql/rerun/reopen.sql")).bind(SHARD).bind(run_id).execute(&mut *session).await?;
-    write::go_on(session, run_id, &run, &version, &course).await?;
-    queues.extend(write::queues(&version, &course));
-    Ok(told(Some(run_id), &version, course.told, queues))
-}
-
-/// The same of a run that a step of such a run waits for.
-fn go_on_for_parent<'s>(
-    session: &'s mut Session<'_>,
-    run_id: Uuid,
-) -> Pin<Box<dyn Future<Output = Result<Plan, Error>> + Send + 's>> {
-    Box::pin(go_on(session, run_id, true))
-}
-
-/// Makes a new run that takes over what a run has on record, but for a node and all that comes after it. `plan`: only say what that would be.
-pub async fn rerun(session: &mut Session<'_>, wanted: &Rerun, plan: bool) -> Result<Plan, Error> {
-    let route = session.route();
-    let mut transaction = session.begin().await?;
-    let done = {
-        let mut session = Session::within(&mut transaction, route);
-        start_over(&mut session, wanted, None).await
-    };
-    match done {
-        Ok(done) if !plan => {
-            transaction.commit().await?;
-            Ok(done)
-        }
-        Ok(done) => {
-            transaction.rollback().await?;
-            Ok(Plan { run_id: None, ..done })
-        }
-        Err(error) => {
-            transaction.rollback().await?;
-            Err(error)
-        }
-    }
-}
-
-/// The step of a new run that waits for another new run.
-#[derive(Clone, Copy)]
-struct Awaits {
-    run_id: Uuid,
-    frame: i32,
-    node: NodeNumber,
-}
-
-/// The same of a run for which a step of such a run waits.
-fn start_over_for_parent<'s>(
-    session: &'s mut Session<'_>,
-    wanted: &'s Rerun,
-    parent: Awaits,
-) -> Pin<Box<dyn Future<Output = Result<Plan, Error>> + Send + 's>> {
-    Box::pin(start_over(session, wanted, Some(parent)))
-}
-
-async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Awaits>) -> Result<Plan, Error> {
-    let of = wanted.run_id;
-    // a new run has a key and a parent of its own, or none
-    let run = RunRow { parent: parent.map(|parent| parent.run_id), key: None, ..run_row(session, of).await? };
-    let old = load(session, run.version_id, &run.workflow).await?;
-    let version = match wanted.version {
-        None => None,
-        Some(Version::Latest) => workflow::find(&mut *session, &run.workflow, None).await?,
-        Some(Version::Number(number)) => {
-            let found = workflow::find(&mut *session, &run.workflow, Some(number)).await?;
-            let missing = || Error::UnknownVersion { workflow: run.workflow.clone(), version: number };
-            Some(found.ok_or_else(missing)?)
-        }
-    };
-    let newer = match version.filter(|version| *version != old.version_id) {
-        Some(version) => Some(load(session, version, &run.workflow).await?),
-        None => None,
-    };
-    let version = newer.as_ref().unwrap_or(&old);
-    let place = Place::parse(version, &wanted.from)?;
-    let refused = |why: &str| Error::Place { place: wanted.from.clone(), why: why.to_owned() };
-    if newer.is_some() && !(place.within.is_empty() && place.child.is_none()) {
-        return Err(refused("within a block or a child run it begins anew only in the version that the run has"));
-    }
-    // by id, for another version may number its nodes otherwise
-    let own = |node: &NodeNumber| version.graph.node(*node).is_some_and(|node| node.body == 0);
-    let new_number = |node: NodeNumber| match newer {
-        Some(_) => version.graph.number(old.graph.id(node)).filter(own),
-        None => Some(node),
-    };
-    let old_number = |node: NodeNumber| match newer {
-        Some(_) => old.graph.number(version.graph.id(node)),
-        None => Some(node),
-    };
-    let past = Past::read(session, of, &place.within).await?;
-    let input = wanted.input.as_ref().map_or(run.input.as_str(), Payload::as_str);
-    let new_id: Uuid = sqlx::query_scalar(include_str!("../sql/rerun/new_id.sql")).fetch_one(&mut *session).await?;
-    let new_id = parent.map_or(new_id, |parent| after(parent.run_id, new_id));
-    let values = values(session, of, &run, version, input, new_id).await?;
-    version.graph.check_input(&values.run.input).map_err(Error::Input)?;
-    let renumbered = newer.is_some().then(|| past.renumbered(new_number));
-    let plotter = Plotter { graph: &version.graph, past: renumbered.as_ref().unwrap_or(&past), anew: true };
-    let mut course = plot(plotter, &values, Some(From::place(&place)))?;
-    sqlx::query(include_str!("../sql/rerun/insert_run.sql"))
-        .bind(SHARD)
-        .bind(new_id)
-        .bind(of)
-        .bind(version.version_id)
-        .bind(input)
-        .bind(parent.map(|parent| parent.run_id))
-        .bind(parent.map(|parent| parent.frame))
-        .bind(parent.map(|parent| parent.node))
-        .execute(&mut *session)
-        .await?;
-    write::take_over(session, (new_id, of), &course, &past, old_number).await?;
-    if version.graph.context().is_some() {
-        write::take_over_context(session, (new_id, of), &course, &past, new_number).await?;
-    }
-    write::go_on(session, new_id, &run, version, &course).await?;
-    let mut queues = write::queues(version, &course);
-    for call in std::mem::take(&mut course.calls) {
-        let from = place.child.clone().unwrap_or_default();
-        let wanted = Rerun { run_id: call.run_id, from, input: None, version: None };
-        let parent = Awaits { run_id: new_id, frame: call.frame, node: call.node };
-        let plan = start_over_for_parent(session, &wanted, parent).await?;
-        if let Some(run_id) = plan.run_id {
-            write::wait_again(session, new_id, &run, version, &course::Call { run_id, ..call.clone() }).await?;
-        }
-        queues.extend(plan.queues.iter().cloned());
-        course.told.add(of_child(&call.prefix, plan));
-    }
-    Ok(told(Some(new_id), version, course.told, queues))
-}
-
-/// The id of a run that another waits for: runs are locked in the order of their ids, the parent first.
-fn after(parent: Uuid, id: Uuid) -> Uuid {
-    if id > parent {
-        return id;
-    }
-    let (millis, random) = ((parent.as_u128() >> 80) as u64 + 1, id.as_bytes());
-    let random = [6, 7, 8, 9, 10, 11, 12, 13, 14, 15].map(|at| random.get::<usize>(at).copied().unwrap_or(0));
-    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 async fn run_row(session: &mut Session<'_>, run_id: Uuid) -> Result<RunRow, Error> {

@@ -14,8 +14,8 @@ use crate::Enqueuer;
 
 impl Enqueuer {
     /// Goes on with a run that failed or was canceled: what gave up or was canceled is tried again, with the attempts going on counting and the policies
-    /// beginning anew; what completed stays as it is. A block is one step here, and tried again as a whole. Safe to repeat: a run that is live already is
-    /// refused with [`Error::NotFailed`]. [`Error::Settling`] means "in some seconds".
+    /// beginning anew; what completed stays as it is, within blocks and in child runs too. Blocks that cannot be taken up where they stood run again as a whole
+    /// ([`Plan::whole`]). Safe to repeat: a run that is live already is refused with [`Error::NotFailed`]. [`Error::Settling`] means "in some seconds".
     pub async fn retry(&self, run: Uuid) -> Result<Plan, Error> {
         let done = rerun::retry(&mut self.access().session().await?, run, false).await?;
         self.tell(&done.queues);
@@ -27,8 +27,9 @@ impl Enqueuer {
         rerun::retry(&mut self.access().session().await?, run, true).await
     }
 
-    /// A new run that takes over what `run` has on record, but for the node `from` and all that comes after it: to be awaited. Not safe to repeat: each time
-    /// it is another run.
+    /// A new run that takes over what `run` has on record, but for the node `from` and all that comes after it: to be awaited. Within blocks and child runs
+    /// `from` is the node's place: the blocks around it with their iterations, such as `each[3]/both[left]/charge`. Not safe to repeat: each time it is
+    /// another run.
     pub fn rerun(&self, run: Uuid, from: &str) -> Rerun<'_> {
         let wanted = rerun::Rerun { run_id: run, from: from.to_owned(), input: None, version: None };
         Rerun { enqueuer: self, wanted, input: None, plan: false }

@@ -89,7 +89,11 @@ impl Plotter<'_> {
         let prefix = format!("{prefix}{}/", named(self.graph, node.number, body.facts.iteration));
         let Some(number) = self.graph.body_of(&body.facts) else { return Ok(Stand::Nothing) };
         let frame = body.facts.frame;
-        self.body(Instance { frame, body: number, values: &values, prefix: &prefix }, from)
+        match self.body(Instance { frame, body: number, values: &values, prefix: &prefix }, from) {
+            // it cannot be gone through again, so it is begun again
+            Err(Error::Replay(_)) if from.is_none() => Ok(Stand::Nothing),
+            stand => stand,
+        }
     }
 
     /// An `if` or a `switch`, whose one frame is both.
@@ -127,14 +131,13 @@ impl Plotter<'_> {
         let next =
             Job { frame: taken.whole.facts.frame, node: NEXT, kind: StepKind::Advance, attempt: body.facts.frame };
         let caught = |body: &Frame| body.error.as_ref().is_some_and(|error| self.graph.catches(taken.block, error));
-        if taken.from.is_some() {
-        } else if matches!(taken.block.kind, BlockKind::Try { .. }) && body.facts.iteration > 0 {
+        let tries = matches!(taken.block.kind, BlockKind::Try { .. });
+        let ended = body.completed || tries && body.failed && caught(body);
+        if taken.from.is_none() && (tries && body.facts.iteration > 0 || ended && taken.whole.failed) {
             return Ok(None);
-        } else if body.completed || body.failed && body.facts.iteration == 0 && caught(body) {
-            // it has ended, and what follows was not said any more
-            if taken.whole.failed {
-                return Ok(None);
-            }
+        }
+        if taken.from.is_none() && ended {
+            // what follows was not said any more
             course.kept.push(body.facts.frame);
             course.jobs.push(next);
         }
@@ -333,3 +336,6 @@ fn item(made: &[Payload], iteration: i32) -> Option<Payload> {
 fn count(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ pub(super) struct Frame {
     pub(super) failed: bool,
     /// Why it failed, where it may go on.
     pub(super) error: Option<StepError>,
-    path: Vec<i32>,
+    pub(super) path: Vec<i32>,
 }
 
 /// A run that a step waited for.

@@ -182,12 +182,26 @@ fn a_run_is_paused_asked_and_run_anew(shell: &Shell) {
     let anew = shell.json(&["run", "rerun", &run, "--from", "count", "--version", "latest", "--input", "{}"]);
     assert_eq!(anew["ready"], json!(["count"]));
     assert_eq!(shell.code(&["run", "rerun", &run, "--from", "nowhere"]).0, Some(3));
+    assert_eq!(shell.code(&["run", "rerun", &run, "--from", "go/on"]).0, Some(4), "a wait holds nothing");
+    // all of a filter: only when it is said in earnest
+    let failed = ["run", "rerun", "--workflow", "asked", "--from", "go", "--state", "failed"];
+    let would = shell.json(&[&failed[..], &["--dry-run"]].concat());
+    assert_eq!(
+        (&would["dry_run"], &would["changed"], would["runs"].as_array().map(Vec::len)),
+        (&json!(true), &json!(0), Some(1))
+    );
+    let planned = shell.json(&[&failed[..], &["--plan"]].concat());
+    assert_eq!((&planned["changed"], &planned["runs"][0]["plan"]["run_id"]), (&json!(0), &Value::Null));
+    let done = shell.json(&failed);
+    assert_eq!((&done["changed"], &done["runs"][0]["run_id"]), (&json!(1), &json!(run)));
+    assert!(done["runs"][0]["plan"]["run_id"].is_string(), "{done}");
+    assert_eq!(shell.code(&["run", "rerun", "--workflow", "asked", "--from", "go"]).0, Some(2), "of which is not said");
     assert_eq!(shell.code(&["run", "cancel", "--workflow", "asked"]).0, Some(2), "of which of them is not said");
     // one that is queued at first may be running by then
     let cancel = |state| {
         shell.json(&["run", "cancel", "--workflow", "asked", "--state", state])["changed"].as_u64().unwrap_or(1)
     };
-    assert_eq!(cancel("queued") + cancel("running"), 2, "{other} and the one run anew");
+    assert_eq!(cancel("queued") + cancel("running"), 3, "{other} and the two run anew");
 }
 
 fn definitions_are_published_once(shell: &Shell) {

@@ -7,8 +7,6 @@ use longshore_enqueuer::Plan;
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, TestHandlers, nested};
 use longshore_worker::{Failure, Slots, Step};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -39,20 +37,6 @@ async fn in_iterations(fleet: &TestFleet, run: Uuid, node: &str) -> Vec<(i32, i6
     .fetch_all(&fleet.database.pool)
     .await
     .unwrap()
-}
-
-/// Try again until it ends otherwise; how often that took.
-async fn until_it_completes(fleet: &TestFleet, run: Uuid, most: usize) -> (usize, Value) {
-    let mut times = 0;
-    loop {
-        let (state, given) = fleet.ended(run).await;
-        if state == "completed" {
-            return (times, given);
-        }
-        times += 1;
-        assert!(times <= most, "run {run} fails again and again: {given}");
-        retry(fleet, run).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,11 +71,7 @@ async fn iterations_that_completed_stay_and_the_failed_one_goes_on_where_it_stoo
         let fleet = &fleet;
         async move {
             let found = in_iterations(fleet, run, node).await;
-            found
-                .into_iter()
-                .map(|(iteration, tries, good)| (iteration, tries, good))
-                .filter(|(_, _, good)| *good > 0)
-                .collect::<Vec<_>>()
+            found.into_iter().filter(|(_, _, good)| *good > 0).collect::<Vec<_>>()
         }
     };
     assert_eq!(completed("t").await, [(0, 1, 1), (1, 2, 1), (2, 1, 1), (3, 1, 1), (4, 1, 1)]);
@@ -245,86 +225,6 @@ async fn the_window_holds_and_tolerated_failures_are_counted_anew() {
     }
 }
 
-/// A body of up to three nodes, some of them blocks.
-fn random_body(random: &mut StdRng, depth: usize, names: &mut usize) -> Value {
-    let mut nodes = Vec::new();
-    for _ in 0..random.random_range(1..=3) {
-        *names += 1;
-        let id = format!("n{names}");
-        let kind = if depth == 0 { 9 } else { random.random_range(0..9) };
-        let mut body = |random: &mut StdRng| random_body(random, depth - 1, names);
-        nodes.push(match kind {
-            0 | 1 => {
-                let tolerate = random.random_range(0..2);
-                json!({"id": id, "type": "foreach", "items": (0..random.random_range(1..7)).collect::<Vec<i32>>(),
-                    "concurrency": random.random_range(1..8), "tolerate": {"count": tolerate}, "body": body(random)})
-            }
-            2 => {
-                json!({"id": id, "type": "while", "do_while": true, "when": "false", "body": body(random)})
-            }
-            3 => json!({"id": id, "type": "if", "when": "true", "then": body(random)}),
-            4 => json!({"id": id, "type": "try", "body": body(random), "catch": [{"on": ["never"], "body": {"nodes": [failing(&format!("{id}c"), 0)]}}]}),
-            5 => {
-                let branch = |name: &str, mut body: Value| {
-                    body["id"] = json!(name);
-                    body
-                };
-                let branches = [branch("l", body(random)), branch("r", body(random))];
-                json!({"id": id, "type": "parallel", "fail_fast": random.random_bool(0.5), "branches": branches})
-            }
-            _ => failing(&id, u32::from(random.random_bool(0.25))),
-        });
-    }
-    let ids: Vec<String> = nodes.iter().map(|node| node["id"].as_str().unwrap().to_owned()).collect();
-    let edges: Vec<Value> =
-        ids.windows(2).filter(|_| random.random_bool(0.6)).map(|pair| json!([pair[0], pair[1]])).collect();
-    json!({"nodes": nodes, "edges": edges})
-}
-
-/// The same, in which nothing fails.
-fn without_failures(body: &Value) -> Value {
-    serde_json::from_str(&body.to_string().replace("\"fail\":1", "\"fail\":0")).unwrap()
-}
-
-/// Random programs of nested blocks whose tasks fail at their first attempt in a frame now and then: tried again until they complete, they give what they
-/// would have given had nothing failed, unless a failure was tolerated; and no task of a frame completes twice (the fleet's checks).
-#[tokio::test(flavor = "multi_thread")]
-async fn however_often_a_program_of_blocks_fails_it_goes_on_to_what_it_gives() {
-    let mut random = StdRng::seed_from_u64(11);
-    let mut fleet = TestFleet::publish([]).await;
-    let mut programs = Vec::new();
-    for number in 0..30 {
-        let mut body = random_body(&mut random, 3, &mut 0);
-        if body.to_string().contains("\"tolerate\":{\"count\":1}") && random.random_bool(0.7) {
-            body = serde_json::from_str(
-                &body.to_string().replace("\"tolerate\":{\"count\":1}", "\"tolerate\":{\"count\":0}"),
-            )
-            .unwrap();
-        }
-        for (name, mut body) in [(format!("w{number}"), body.clone()), (format!("g{number}"), without_failures(&body))]
-        {
-            body["name"] = json!(name);
-            fleet.apply(body).await;
-        }
-        programs.push((number, body.to_string().contains("\"tolerate\":{\"count\":1}")));
-    }
-    fleet.work(16).await;
-    let each = programs.iter().map(async |(number, tolerant)| {
-        let (good, bad) =
-            (fleet.start(&format!("g{number}"), json!({})).await, fleet.start(&format!("w{number}"), json!({})).await);
-        let expected = fleet.ended(good).await;
-        let (times, given) = until_it_completes(&fleet, bad, 80).await;
-        assert_eq!(expected.0, "completed", "{number}: {}", expected.1);
-        if !tolerant {
-            assert_eq!(given, expected.1, "{number}");
-        }
-        times
-    });
-    let times: Vec<usize> = futures::future::join_all(each).await;
-    assert!(times.iter().sum::<usize>() > 40, "{times:?}");
-    fleet.finish().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_who_try_a_run_again_one_does_and_a_plan_writes_nothing() {
     let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2], "body": {"nodes": [failing_where("t", "item == 2", json!("{{ item }}"))]}});
@@ -339,5 +239,55 @@ async fn of_two_who_try_a_run_again_one_does_and_a_plan_writes_nothing() {
     let done: Vec<&Plan> = [&both.0, &both.1].into_iter().filter_map(|done| done.as_ref().ok()).collect();
     assert_eq!(done, [&planned], "{both:?}");
     assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([0, 1, 2])));
+    fleet.finish().await;
+}
+
+/// Retries and a cancel at once, in every order: one of them is first, and what is left is a run like any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_meets_a_retry_leaves_nothing_half_done() {
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2, 3], "tolerate": {"count": 1}, "body": {"nodes": [
+        failing("pre", 0), failing_where("t", "item > 1", json!("{{ item }}")), {"id": "g", "type": "wait", "signal": "go"}],
+        "edges": [["pre", "t"], ["t", "g"]], "output": "{{ nodes.t.output }}"}});
+    let fleet = fleet(json!({"name": "w", "nodes": [each]})).await;
+    let one = async |_: i32| {
+        let run = fleet.start("w", json!({})).await;
+        assert_eq!(fleet.ended(run).await.0, "failed");
+        fleet.until(&format!("select not exists (select from longshore.closed where run_id = '{run}')")).await;
+        let both = tokio::join!(fleet.enqueuer.retry(run), fleet.enqueuer.cancel(run), fleet.enqueuer.retry(run));
+        assert!(both.1.is_ok() && (both.0.is_ok() || both.2.is_ok()), "{both:?}");
+        fleet.enqueuer.cancel(run).await.unwrap();
+        retry(&fleet, run).await;
+        for _ in 0..4 {
+            fleet.enqueuer.signal(run, "go", &1).await.unwrap();
+        }
+        assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([0, 1, 2, 3])));
+        let good = in_iterations(&fleet, run, "pre").await.into_iter().map(|(_, _, good)| good).sum::<i64>();
+        assert_eq!(good, 4, "what completed did not run again");
+    };
+    futures::future::join_all((0..12).map(one)).await;
+    fleet.finish().await;
+}
+
+/// A new run that is made of one that goes on takes what there is at that moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_goes_on_can_be_run_anew_within_its_blocks() {
+    let passes = json!({"id": "again", "type": "while", "when": "input < 6", "input": 0, "keep": 1, "body": {"nodes": [failing("p", 0),
+        {"id": "s", "type": "set", "output": "{{ frame.input + 1 }}"}], "edges": [["p", "s"]]}});
+    let each = json!({"id": "each", "type": "foreach", "items": "{{ run.input }}", "concurrency": 4, "body": {
+        "nodes": [failing("first", 0), passes, {"id": "i", "type": "set", "output": "{{ item }}"}], "edges": [["first", "again"], ["again", "i"]]}});
+    let fleet = fleet(json!({"name": "w", "nodes": [each]})).await;
+    let items: Vec<i32> = (0..40).collect();
+    let run = fleet.start("w", json!(items)).await;
+    let mut made = Vec::new();
+    while made.len() < 12 {
+        let begun: i64 = fleet.ask("select count(*) from longshore.frames where run_id = $1 and path = (select array[w.frame] from longshore.frames w where w.run_id = $1 and w.parent = 0)", run).await;
+        if begun > 0 {
+            let from = format!("each[{}]/first", made.len() as i64 * begun / 13);
+            made.push(fleet.enqueuer.rerun(run, &from).await.unwrap().run_id.unwrap());
+        }
+    }
+    for run in made.into_iter().chain([run]) {
+        assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!(items)), "{run}");
+    }
     fleet.finish().await;
 }

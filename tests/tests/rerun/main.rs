@@ -4,6 +4,7 @@
 mod blocks;
 mod children;
 mod from;
+mod programs;
 
 use longshore_core::state::RunState;
 use longshore_enqueuer::{Plan, RerunError, Version};

@@ -69,22 +69,12 @@ pub(crate) enum Command {
         #[arg(long)]
         plan: bool,
     },
-    /// A new run that takes over what a run gave, but for a node and all that comes after it
+    /// New runs that take over what others gave, but for a node and all that comes after it
     Rerun {
-        /// The run's id
-        run: Uuid,
-        /// The node that runs again
-        #[arg(long, value_name = "NODE")]
-        from: String,
-        /// Another input as JSON [default: that of the run]
-        #[arg(long, value_name = "JSON")]
-        input: Option<String>,
-        /// Another version, or `latest` [default: that of the run]
-        #[arg(long)]
-        version: Option<String>,
-        /// Say what would run and what is taken as it is, and do nothing
-        #[arg(long)]
-        plan: bool,
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        anew: rerun::Anew,
     },
     /// Cancel runs: nothing of them starts any more
     Cancel {
@@ -233,9 +223,7 @@ impl Command {
             Self::Pause { chosen, reason } => pause(global, &chosen, &reason).await,
             Self::Resume { chosen } => resume(global, &chosen).await,
             Self::Retry { chosen, plan } => rerun::retry(global, &chosen, plan).await,
-            Self::Rerun { run, from, input, version, plan } => {
-                rerun::rerun(global, run, &from, input.as_deref(), version.as_deref(), plan).await
-            }
+            Self::Rerun { chosen, anew } => rerun::rerun(global, &chosen, &anew).await,
             Self::Cancel { chosen, reason } => cancel(global, &chosen, &reason).await,
             Self::Signal { run, name, payload, key } => signal(global, run, &name, payload, key).await,
             Self::Query { run, name } => {
@@ -403,7 +391,7 @@ async fn cancel(global: &Global, chosen: &Chosen, reason: &str) -> Result<()> {
             }
             Canceled::NotFound => return Err(missing(run_id)),
         };
-        Ok(Done { run_id, state: Some(RunState::Canceled), changed, said })
+        Ok(Done { run_id, state: Some(RunState::Canceled), changed, plan: None, said })
     };
     chosen.each(global, &[], each).await
 }
@@ -435,7 +423,7 @@ fn done(run_id: Uuid, state: RunState, switched: Switched, words: [&str; 2]) -> 
         }
         Switched::NotFound => return Err(missing(run_id)),
     };
-    Ok(Done { run_id, state: Some(state), changed, said: format!("run {run_id} {word}") })
+    Ok(Done { run_id, state: Some(state), changed, plan: None, said: format!("run {run_id} {word}") })
 }
 
 async fn signal(global: &Global, run_id: Uuid, name: &str, payload: Option<String>, key: Option<String>) -> Result<()> {

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use longshore::exit::Exit;
 use longshore_core::inspect::{self, Filter};
 use longshore_core::state::RunState;
+use longshore_enqueuer::Plan;
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -18,11 +19,11 @@ use crate::Global;
 pub(crate) struct Chosen {
     /// The runs' ids
     #[arg(required_unless_present = "workflow")]
-    runs: Vec<Uuid>,
+    pub(super) runs: Vec<Uuid>,
     /// All runs of this workflow that the other options leave
     #[arg(long, conflicts_with = "runs")]
     workflow: Option<String>,
-    /// Only runs in this state [default: those the command is for; `cancel` asks for it]
+    /// Only runs in this state [default: those the command is for; `cancel` and `rerun` ask for it]
     #[arg(long, requires = "workflow")]
     state: Option<RunState>,
     /// Only runs started before this time
@@ -33,7 +34,7 @@ pub(crate) struct Chosen {
     started_after: Option<DateTime<Utc>>,
     /// Say which runs it would be, and do nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// What became of one of them.
@@ -44,6 +45,9 @@ pub(super) struct Done {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<RunState>,
     pub(super) changed: bool,
+    /// What runs again, and in which run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) plan: Option<Plan>,
     #[serde(skip)]
     pub(super) said: String,
 }
@@ -66,7 +70,7 @@ impl Chosen {
         let mut failed = None;
         for run_id in self.find(global, usual).await? {
             if self.dry_run {
-                done.push(Done { run_id, state: None, changed: false, said: run_id.to_string() });
+                done.push(Done { run_id, state: None, changed: false, plan: None, said: run_id.to_string() });
                 continue;
             }
             match each(run_id).await {
