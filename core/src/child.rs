@@ -129,7 +129,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::definition::{ChildVersion, ClosePolicy, SubflowMode};
-    use crate::retry::RetryPolicy;
+    use crate::retry::RetryPolicies;
 
     fn subflow() -> Subflow {
         Subflow {
@@ -138,7 +138,7 @@ mod tests {
             mode: SubflowMode::Wait,
             close_policy: ClosePolicy::Terminate,
             timeout: None,
-            retry: RetryPolicy::default(),
+            retry: RetryPolicies::default(),
         }
     }
 

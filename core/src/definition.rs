@@ -25,7 +25,7 @@ pub use subflow::{ChildVersion, ClosePolicy, SubflowDefinition, SubflowMode};
 pub use wait::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
 
 use crate::duration;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 use crate::state::RunState;
 
 /// How long one attempt of a task may run when its node does not say: 30 minutes.
@@ -126,8 +126,8 @@ pub enum NodeType {
         handler: String,
         /// How long one attempt may run; [`DEFAULT_TIMEOUT`] when not given.
         timeout: Option<Duration>,
-        /// The retry policy; the default one when not given.
-        retry: Option<RetryPolicy>,
+        /// The retry policies; the default one when not given.
+        retry: Option<RetryPolicies>,
     },
     /// Builds an output from a template.
     Set {

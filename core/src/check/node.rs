@@ -9,7 +9,7 @@ use super::{CheckedNode, Checker, Program, check_name};
 use crate::definition::{DelayTime, JoinRule, MAX_ID, NodeDefinition, NodeType, OnError, SubflowMode};
 use crate::duration;
 use crate::expression::Template;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 impl<'d> Checker<'d> {
     pub(super) fn node(&mut self, number: usize, node: &'d NodeDefinition, path: &str) -> CheckedNode {
@@ -126,13 +126,13 @@ impl<'d> Checker<'d> {
     }
 
     /// How long an attempt may take and how often there is another.
-    pub(super) fn patience(&mut self, timeout: Option<Duration>, retry: Option<&RetryPolicy>, path: &str) {
+    pub(super) fn patience(&mut self, timeout: Option<Duration>, retry: Option<&RetryPolicies>, path: &str) {
         if timeout.is_some_and(|timeout| timeout > duration::MAX || timeout.is_zero()) {
             let fix = "give a time longer than zero and up to 100 years";
             self.wrong(format!("{path}.timeout"), "it is out of range", fix);
         }
         for (field, message, fix) in retry.iter().flat_map(|retry| retry.validate()) {
-            self.wrong(format!("{path}.retry.{field}"), message, fix);
+            self.wrong(format!("{path}.retry{field}"), message, fix);
         }
     }
 }

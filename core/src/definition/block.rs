@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{EdgeDefinition, JoinRule, NodeDefinition, put};
 use crate::duration;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 /// How deep blocks may be nested.
 pub const MAX_DEPTH: usize = 16;
@@ -40,7 +40,7 @@ pub struct BlockDefinition {
     /// How long one attempt of the block may take, from its start to its end; as long as it takes when not given.
     pub timeout: Option<Duration>,
     /// What follows a failed attempt of the block as a whole; nothing when not given.
-    pub retry: Option<RetryPolicy>,
+    pub retry: Option<RetryPolicies>,
 }
 
 /// What a block does with its bodies.

@@ -17,7 +17,7 @@ use super::{
     MilestoneDefinition, NodeDefinition, NodeType, On, OnError, WaitDefinition,
 };
 use crate::payload::{self, Payload};
-use crate::retry::{GiveUp, RetryPolicy};
+use crate::retry::{GiveUp, RetryPolicies, RetryPolicy};
 use crate::state::RunState;
 use fields::{Fields, Reading};
 
@@ -309,9 +309,23 @@ fn rule(name: &str, fields: &Fields<'_, '_>) -> Option<JoinRule> {
     }
 }
 
-fn retry(fields: &mut Fields<'_, '_>) -> Option<RetryPolicy> {
+/// One policy, or a list of them.
+fn retry(fields: &mut Fields<'_, '_>) -> Option<RetryPolicies> {
+    let value = fields.get("retry")?;
+    let Value::Array(_) = value else {
+        return policy(value, fields.at("retry"), fields.reading).map(RetryPolicies::from);
+    };
+    let (listed, path) = (fields.list("retry", RetryPolicies::MOST), fields.at("retry"));
+    if listed.is_empty() {
+        fields.wrong("retry", "it is empty", "give at least one policy, or leave it out");
+    }
+    let read = |(place, value)| policy(value, format!("{path}[{place}]"), fields.reading);
+    RetryPolicies::of(listed.iter().enumerate().filter_map(read).collect())
+}
+
+fn policy(value: &Value, path: String, reading: &mut Reading) -> Option<RetryPolicy> {
     let known = ["max_attempts", "initial", "factor", "max", "jitter", "total", "retry_on", "give_up"];
-    let mut fields = fields.inner("retry", &known)?;
+    let mut fields = Fields::open(value, path, &known, reading)?;
     let found = fields.reading.problems.len();
     let usual = RetryPolicy::default();
     let max = fields.duration("max");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::definition::block::OnLimit;
 use crate::expression::{Expression, Template};
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 /// A body's place in a compiled version. 0 is the run's own graph.
 pub type BodyNumber = usize;
@@ -19,7 +19,7 @@ pub struct Block {
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
     /// What follows a failed attempt.
-    pub retry: RetryPolicy,
+    pub retry: RetryPolicies,
     /// Its bodies, in the order of `BlockType::bodies`.
     pub bodies: Vec<BodyNumber>,
 }

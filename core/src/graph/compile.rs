@@ -14,7 +14,7 @@ use crate::definition::{
 };
 use crate::expression::{Expression, Reference, Template};
 use crate::payload::Payload;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let mut made = Making::of(definition);
@@ -173,7 +173,7 @@ impl<'d> Making<'d> {
                 mode: definition.mode,
                 close_policy: definition.close_policy,
                 timeout: definition.timeout,
-                retry: definition.retry.clone().unwrap_or_else(once),
+                retry: definition.retry.clone().unwrap_or_else(RetryPolicies::once),
             })),
             NodeType::Fail { .. } => NodeKind::Fail,
             NodeType::Terminate { .. } => NodeKind::Terminate,
@@ -191,7 +191,7 @@ impl<'d> Making<'d> {
                     word: definition.kind.word(),
                     kind,
                     timeout: definition.timeout,
-                    retry: definition.retry.clone().unwrap_or_else(once),
+                    retry: definition.retry.clone().unwrap_or_else(RetryPolicies::once),
                     bodies: Vec::new(),
                 }))
             }
