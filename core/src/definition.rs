@@ -8,6 +8,7 @@ pub mod block;
 pub mod context;
 mod parse;
 mod problem;
+pub mod reminder;
 pub mod subflow;
 pub mod wait;
 
@@ -21,6 +22,7 @@ use sha2::{Digest, Sha256};
 pub use block::{BlockDefinition, BlockType, BodyDefinition};
 pub use context::ContextDefinition;
 pub use problem::{Problem, Problems};
+pub use reminder::{RemindedApproval, ReminderDefinition};
 pub use subflow::{ChildVersion, ClosePolicy, SubflowDefinition, SubflowMode};
 pub use wait::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
 

@@ -60,10 +60,7 @@ impl<'d> Checker<'d> {
         };
         match &node.kind {
             NodeType::Task { handler, timeout, retry } => {
-                if handler.len() > MAX_ID || handler.contains(char::is_control) {
-                    let fix = "use at most 128 characters without control characters";
-                    self.wrong(format!("{path}.handler"), "it is no handler name", fix);
-                }
+                self.handler(handler, path);
                 self.patience(*timeout, retry.as_ref(), path);
                 Program::Task
             }
@@ -122,6 +119,13 @@ impl<'d> Checker<'d> {
                 Program::Terminate { state: *state, output, error }
             }
             NodeType::Block(block) => Program::Block(Box::new(self.block(number, node, block, path))),
+        }
+    }
+
+    pub(super) fn handler(&mut self, handler: &str, path: &str) {
+        if handler.len() > MAX_ID || handler.contains(char::is_control) {
+            let fix = "use at most 128 characters without control characters";
+            self.wrong(format!("{path}.handler"), "it is no handler name", fix);
         }
     }
 

@@ -80,6 +80,8 @@ pub enum BlockKind {
         /// The last body is a `finally`.
         finally: bool,
     },
+    /// Runs both at once; the end of the first is the block's, and nothing follows from that of the second.
+    Reminded,
 }
 
 impl BlockKind {

@@ -188,7 +188,7 @@ impl<'d> Making<'d> {
                 };
                 *bodies = checked;
                 NodeKind::Block(Box::new(Block {
-                    word: definition.kind.word(),
+                    word: block_word(&definition.kind),
                     kind,
                     timeout: definition.timeout,
                     retry: definition.retry.clone().unwrap_or_else(RetryPolicies::once),
@@ -246,9 +246,12 @@ impl<'d> Making<'d> {
     }
 }
 
-/// The policy of what is not tried again by itself, since what is in it is.
-fn once() -> RetryPolicy {
-    RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }
+/// The word in the tables. The approval itself is a node within a block of that name.
+fn block_word(kind: &BlockType) -> &'static str {
+    match kind {
+        BlockType::Reminded(_) => "reminded",
+        kind => kind.word(),
+    }
 }
 
 fn join(node: &NodeDefinition, indegree: usize) -> Option<Join> {
@@ -295,6 +298,7 @@ fn block_kind(definition: &BlockDefinition, checked: CheckedBlock) -> Option<(Bl
             catches: catches.iter().map(|catch| catch.on.clone()).collect(),
             finally: finally.is_some(),
         },
+        BlockType::Reminded(_) => BlockKind::Reminded,
     };
     Some((kind, bodies))
 }

@@ -142,6 +142,7 @@ fn engine_step(held: &Held, whole: &FrameFacts) -> Result<Ending, StepError> {
             Next::Open(opening) => Ending::Opened(Box::new(opening)),
             Next::End(result) => Ending::BlockEnds(result),
             Next::Failed => Ending::IterationFailed,
+            Next::Nothing => Ending::Told,
         },
         (OPEN, _) => {
             Ending::Opened(Box::new(graph.open_chunk(&held.values.frames, held.step.attempt, given(held, whole)?)))
