@@ -231,7 +231,8 @@ pub enum On {
     Failure,
     /// The node completed or gave up; not when it was skipped.
     Always,
-    /// The time of a `wait`, an `approval` or a `milestone` was over; then no edge on failure is taken, if there is one of these.
+    /// The node's time was over (a `wait`, an `approval`, a `milestone`, a `subflow` that waits, a `task`); then no edge on failure is taken, if there is one
+    /// of these.
     Timeout,
 }
 

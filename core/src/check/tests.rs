@@ -127,7 +127,16 @@ fn every_mistake_is_told_with_its_path() {
         (w(json!({"signal": "{{ signal.name }}"})), "nodes[0].signal", "`signal.name` is not known here"),
         (one(&json!({"id": "a", "type": "approval", "approvers": []})), "nodes[0].approvers", "there are 0"),
         (one(&json!({"id": "a", "type": "approval", "signal": "s"})), "nodes[0].signal", "no such field"),
-        (e(json!([{"from": "a", "to": "b", "on": "timeout"}])), "edges[0]", "waits for no signal"),
+        (
+            json!({"name": "w", "nodes": [{"id": "a", "type": "set", "output": 1}, {"id": "b", "type": "set", "output": 1}], "edges": [{"from": "a", "to": "b", "on": "timeout"}]}),
+            "edges[0]",
+            "does not wait",
+        ),
+        (
+            json!({"name": "w", "nodes": [{"id": "a", "type": "subflow", "workflow": "w"}, {"id": "b", "type": "set", "output": 1}], "edges": [{"from": "a", "to": "b", "on": "timeout"}]}),
+            "edges[0]",
+            "waits for ever",
+        ),
         (one(&json!({"id": "a", "type": "fail"})), "nodes[0].name", "missing"),
         (one(&json!({"id": "a", "type": "fail", "name": "{{ x }}"})), "nodes[0].name", "there is no `x`"),
         (one(&json!({"id": "a", "type": "terminate"})), "nodes[0].state", "missing"),
@@ -415,15 +424,6 @@ fn what_is_as_usual_of_a_subflow_is_left_out() {
 }
 
 #[test]
-fn only_a_version_that_may_leave_children_has_its_ends_announced() {
-    let closes = |fields: Value| {
-        let mut node = json!({"id": "a", "type": "subflow", "workflow": "w"});
-        node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        let within = json!({"id": "i", "type": "if", "when": "true", "then": {"nodes": [node]}});
-        Graph::compile(&Definition::from_json(&one(&within)).unwrap()).unwrap().closes_children()
-    };
-    assert!(!closes(json!({})) && !closes(json!({"mode": "detached"})));
-#[test]
 fn one_policy_is_written_as_an_object_and_several_as_a_list() {
     let policy = |on: &str| json!({"retry_on": [on], "max_attempts": 2});
     let task = |retry: Value| json!({"id": "a", "type": "task", "handler": "h", "retry": retry});
@@ -484,6 +484,15 @@ fn an_approval_with_a_reminder_holds_what_waits_and_what_reminds() {
     }
 }
 
+#[test]
+fn only_a_version_that_may_leave_children_has_its_ends_announced() {
+    let closes = |fields: Value| {
+        let mut node = json!({"id": "a", "type": "subflow", "workflow": "w"});
+        node.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let within = json!({"id": "i", "type": "if", "when": "true", "then": {"nodes": [node]}});
+        Graph::compile(&Definition::from_json(&one(&within)).unwrap()).unwrap().closes_children()
+    };
+    assert!(!closes(json!({})) && !closes(json!({"mode": "detached"})));
     assert!(closes(json!({"mode": "detached", "close_policy": "terminate"})));
     assert!(closes(json!({"mode": "detached", "close_policy": "request_cancel"})));
 }

@@ -393,7 +393,7 @@ fn edge(value: &Value, path: String, reading: &mut Reading) -> Option<EdgeDefini
         Some("always") => On::Always,
         Some("timeout") => On::Timeout,
         Some(_) => {
-            let fix = "use \"success\", \"failure\", \"always\" or, after a wait, \"timeout\"";
+            let fix = "use \"success\", \"failure\", \"always\" or, after what waits, \"timeout\"";
             fields.wrong("on", "there is no such ending", fix);
             On::Success
         }

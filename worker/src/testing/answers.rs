@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longshore_core::error::ErrorKind;
 use longshore_core::payload::Payload;
 use serde_json::Value;
 
@@ -31,7 +32,7 @@ pub struct Answer {
 struct MockError {
     name: String,
     message: String,
-    retryable: bool,
+    kind: ErrorKind,
 }
 
 impl Answer {
@@ -42,12 +43,17 @@ impl Answer {
 
     /// The call fails, and trying again may help.
     pub fn retryable(name: &str, message: &str) -> Self {
-        Self::error(name, message, true)
+        Self::error(name, message, ErrorKind::Retryable)
     }
 
     /// The call fails for good.
     pub fn permanent(name: &str, message: &str) -> Self {
-        Self::error(name, message, false)
+        Self::error(name, message, ErrorKind::Permanent)
+    }
+
+    /// The call takes longer than the node's `timeout`.
+    pub fn timeout() -> Self {
+        Self::error("timeout", "the mock takes longer than there is time", ErrorKind::Timeout)
     }
 
     /// The call must be given this input, else it fails for good with `mock_input` and the run does not count as it should.
@@ -56,14 +62,17 @@ impl Answer {
         Self { input: Some(input.into()), ..self }
     }
 
-    fn error(name: &str, message: &str, retryable: bool) -> Self {
-        Self { result: Err(MockError { name: name.to_owned(), message: message.to_owned(), retryable }), input: None }
+    fn error(name: &str, message: &str, kind: ErrorKind) -> Self {
+        Self { result: Err(MockError { name: name.to_owned(), message: message.to_owned(), kind }), input: None }
     }
 
     fn give(&self) -> Result<Payload, Failure> {
         match &self.result {
             Ok(output) => Payload::of(output).map_err(Failure::permanent),
-            Err(MockError { name, message, retryable: true }) => Err(Failure::retryable(message.as_str()).named(name)),
+            Err(MockError { message, kind: ErrorKind::Timeout, .. }) => Err(Failure::timeout(message)),
+            Err(MockError { name, message, kind: ErrorKind::Retryable }) => {
+                Err(Failure::retryable(message.as_str()).named(name))
+            }
             Err(MockError { name, message, .. }) => Err(Failure::permanent(message.as_str()).named(name)),
         }
     }

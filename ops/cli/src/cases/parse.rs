@@ -175,13 +175,17 @@ impl Reading {
 
     fn error(&mut self, value: &Value, path: &str) -> Option<Answer> {
         let map = self.object(value, path, &["name", "message", "kind"])?;
+        let kind = self.text(map, "kind", path);
+        if kind.as_deref() == Some("timeout") {
+            return Some(Answer::timeout());
+        }
         let name = self.needed_text(map, "name", path);
         let message = self.text(map, "message", path).unwrap_or_default();
-        match self.text(map, "kind", path).as_deref() {
+        match kind.as_deref() {
             None | Some("retryable") => Some(Answer::retryable(&name, &message)),
             Some("permanent") => Some(Answer::permanent(&name, &message)),
             Some(other) => {
-                let fix = "write `retryable`, which is usual, or `permanent`";
+                let fix = "write `retryable`, which is usual, `permanent` or `timeout`";
                 self.wrong(format!("{path}.kind"), format!("`{other}` is no kind that a mock fails with"), fix);
                 None
             }
