@@ -119,3 +119,61 @@ impl ReminderDefinition {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use serde_json::{Value, json};
+
+    use crate::definition::Definition;
+    use crate::graph::Graph;
+
+    #[test]
+    fn an_approval_with_a_reminder_holds_what_waits_and_what_reminds() {
+        let node = |reminder: Value, more: Value| {
+            let mut node = json!({"id": "boss", "type": "approval", "reminder": reminder});
+            node.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"name": "w", "nodes": [node], "edges": []})
+        };
+        let written = json!({"handler": "mail", "after": "1d", "every": "2h", "times": 3});
+        let whole = node(
+            written,
+            json!({"approvers": ["{{ input.who }}"], "schema": {"title": "{{"}, "timeout": "9d", "on_error": "continue"}),
+        );
+        let definition = Definition::from_json(&whole).unwrap();
+        assert_eq!(definition.to_value()["nodes"], whole["nodes"]);
+        assert_eq!(definition.size().nodes, 6);
+        let graph = Graph::compile(&definition).unwrap();
+        let words: Vec<_> = graph.nodes().iter().map(|node| (&*node.id, node.kind.word())).collect();
+        let expected = [
+            ("boss", "reminded"),
+            ("boss.answer", "approval"),
+            ("boss.form", "set"),
+            ("boss.reminders", "while"),
+            ("boss.later", "delay"),
+            ("boss.remind", "task"),
+        ];
+        assert_eq!(words, expected);
+        let mail = || json!({"handler": "mail", "after": "1d"});
+        let with = |field: &str, value: Value| {
+            let mut reminder = mail();
+            reminder[field] = value;
+            node(reminder, json!({}))
+        };
+        let mut taken = node(mail(), json!({}));
+        taken["nodes"].as_array_mut().unwrap().push(json!({"id": "boss.remind", "type": "set", "output": 1}));
+        for (definition, path) in [
+            (node(json!({"handler": "mail"}), json!({})), "nodes[0].reminder.after"),
+            (node(json!({"after": "1d"}), json!({})), "nodes[0].reminder.handler"),
+            (with("every", json!("soon")), "nodes[0].reminder.every"),
+            (with("times", json!(0)), "nodes[0].reminder.times"),
+            (with("to", json!("ann")), "nodes[0].reminder.to"),
+            (node(mail(), json!({"approvers": ["{{ nodes.none.output }}"]})), "nodes[0].approvers[0]"),
+            (node(mail(), json!({"id": "x".repeat(120)})), "nodes[0].id"),
+            (taken, "nodes[1].id"),
+        ] {
+            let told = Definition::from_json(&definition).unwrap_err();
+            assert_eq!(told.0.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(), [path], "{told}");
+        }
+    }
+}
