@@ -22,7 +22,7 @@ use crate::error::{self, StepError};
 use crate::graph::{DELIVER, END, GivesUp, Node, NodeNumber, NodeResult, START, Termination};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, MAX_HELD, StepKind};
-use crate::retry::{self, Retry, RetryPolicy};
+use crate::retry::{self, FailedBefore, Retry, RetryPolicies};
 use crate::state::{Outcome, RunState};
 use crate::successor::{BodyEnd, Consequences, Ending as Successors, TOO_FEW, successor};
 
@@ -227,16 +227,17 @@ impl Plan {
 
     fn fail(&mut self, index: usize, ended: &Ended<'_>, error: &StepError, retry_after: Option<Duration>) {
         let step = ended.step;
-        let policy = ended.version.graph.node(step.node).and_then(Node::retry);
+        let policies = ended.version.graph.node(step.node).and_then(Node::retry);
         let failed_before = match ended.ending {
             Ending::BlockEnded { failed, .. } => *failed,
             _ => step.failed,
         };
-        let next = |policy: &RetryPolicy| {
-            policy.next(u32::try_from(failed_before).unwrap_or(0), error, retry_after, ended.since_first, ended.random)
+        let next = |policies: &RetryPolicies| {
+            let before = FailedBefore { count: u32::try_from(failed_before).unwrap_or(0), errors: ended.failures };
+            policies.next(before, error, retry_after, ended.since_first, ended.random)
         };
-        match policy.map_or(Retry::GiveUp, next) {
-            Retry::After(after) => {
+        match policies.map_or((Retry::GiveUp, retry::GiveUp::Fail), next) {
+            (Retry::After(after), _) => {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
                 let retry = HeldStep {
                     kind: StepKind::Run,
@@ -247,17 +248,15 @@ impl Plan {
                 self.batch.delayed.push((Due::After(after), retry));
             }
             // nobody pauses a run that has ended
-            Retry::GiveUp
-                if !ended.run_ended && policy.is_some_and(|policy| policy.give_up == retry::GiveUp::Pause) =>
-            {
+            (Retry::GiveUp, retry::GiveUp::Pause) if !ended.run_ended => {
                 self.record(index, ended, Outcome::Failed, None, Some(error));
                 self.pause(ended, error);
-                // the policy begins anew, and a poison step may be tried again
+                // its policies begin anew, and a poison step may be tried again
                 let next =
                     HeldStep { kind: StepKind::Run, attempt: ended.attempt() + 1, failed: 0, lost: 0, ..again(step) };
                 self.batch.parked.push(next);
             }
-            Retry::GiveUp => self.give_up(index, ended, error),
+            (Retry::GiveUp, _) => self.give_up(index, ended, error),
         }
     }
 

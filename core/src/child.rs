@@ -48,6 +48,7 @@ impl Child {
                 let own = own.unwrap_or_else(|| StepError::permanent(error::LOST, "it says no error"));
                 StepError {
                     details: own.details,
+                    from_child: true,
                     ..StepError::new(&own.name, own.kind, &format!("{of} failed: {}", own.message))
                 }
             }
@@ -129,7 +130,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::definition::{ChildVersion, ClosePolicy, SubflowMode};
-    use crate::retry::RetryPolicy;
+    use crate::retry::RetryPolicies;
 
     fn subflow() -> Subflow {
         Subflow {
@@ -138,7 +139,7 @@ mod tests {
             mode: SubflowMode::Wait,
             close_policy: ClosePolicy::Terminate,
             timeout: None,
-            retry: RetryPolicy::default(),
+            retry: RetryPolicies::default(),
         }
     }
 
@@ -160,6 +161,7 @@ mod tests {
         let (failed, left) = end(Some(RunState::Failed));
         let failed = failed.unwrap_err();
         assert_eq!((failed.name.as_str(), failed.kind, left), ("no_stock", ErrorKind::Retryable, None));
+        assert!(failed.from_child);
         assert_eq!(failed.message, format!("run {} of workflow ship failed: none left", Uuid::nil()));
         assert_eq!(end(Some(RunState::Canceled)).0.unwrap_err().name, "subflow_canceled");
         assert_eq!(end(None).0.unwrap_err().name, "lost");
@@ -168,7 +170,9 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_when_its_step_was_woken_is_left() {
         let (late, left) = child(Some(RunState::Running)).end(&subflow());
-        assert_eq!((late.unwrap_err().name.as_str(), left.unwrap().close_policy), ("timeout", ClosePolicy::Terminate));
+        let late = late.unwrap_err();
+        assert_eq!((late.name.as_str(), late.from_child), ("timeout", false));
+        assert_eq!(left.unwrap().close_policy, ClosePolicy::Terminate);
     }
 
     #[test]

@@ -96,19 +96,19 @@ pub struct Snapshot {
     pub context: sqlx::types::Json<Box<RawValue>>,
 }
 
-/// Snapshot `at` of a run's context, the newest if none is named, and the one before it if `before`; newest first. Empty for a run whose context was never
-/// changed, or that does not exist.
+/// Snapshot `at` of a run's context, the newest if none is named, and so many before it, as far as there are any; newest first. Empty for a run whose context
+/// was never changed, or that does not exist.
 pub async fn snapshots(
     db: impl PgExecutor<'_>,
     run_id: Uuid,
     at: Option<i32>,
-    before: bool,
+    before: u32,
 ) -> Result<Vec<Snapshot>, sqlx::Error> {
     sqlx::query_as(include_str!("../sql/context/history.sql"))
         .bind(SHARD)
         .bind(run_id)
         .bind(at)
-        .bind(before)
+        .bind(i64::from(before) + 1)
         .fetch_all(db)
         .await
 }

@@ -8,6 +8,7 @@ pub mod block;
 pub mod context;
 mod parse;
 mod problem;
+pub mod reminder;
 pub mod subflow;
 pub mod wait;
 
@@ -21,11 +22,12 @@ use sha2::{Digest, Sha256};
 pub use block::{BlockDefinition, BlockType, BodyDefinition};
 pub use context::ContextDefinition;
 pub use problem::{Problem, Problems};
+pub use reminder::{RemindedApproval, ReminderDefinition};
 pub use subflow::{ChildVersion, ClosePolicy, SubflowDefinition, SubflowMode};
 pub use wait::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
 
 use crate::duration;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 use crate::state::RunState;
 
 /// How long one attempt of a task may run when its node does not say: 30 minutes.
@@ -126,8 +128,8 @@ pub enum NodeType {
         handler: String,
         /// How long one attempt may run; [`DEFAULT_TIMEOUT`] when not given.
         timeout: Option<Duration>,
-        /// The retry policy; the default one when not given.
-        retry: Option<RetryPolicy>,
+        /// The retry policies; the default one when not given.
+        retry: Option<RetryPolicies>,
     },
     /// Builds an output from a template.
     Set {
@@ -229,7 +231,8 @@ pub enum On {
     Failure,
     /// The node completed or gave up; not when it was skipped.
     Always,
-    /// The time of a `wait`, an `approval` or a `milestone` was over; then no edge on failure is taken, if there is one of these.
+    /// The node's time was over (a `wait`, an `approval`, a `milestone`, a `subflow` that waits, a `task`); then no edge on failure is taken, if there is one
+    /// of these.
     Timeout,
 }
 

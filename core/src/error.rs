@@ -115,6 +115,9 @@ pub struct StepError {
     /// The number of that attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i32>,
+    /// It is the failure of a child run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_child: bool,
 }
 
 impl StepError {
@@ -127,6 +130,7 @@ impl StepError {
             details: None,
             node: None,
             attempt: None,
+            from_child: false,
         }
     }
 
@@ -167,6 +171,7 @@ impl StepError {
         error.details = self.details.clone().filter(|_| fits);
         error.node = self.node.as_deref().map(|node| storable(node, MAX_NAME).into_owned());
         error.attempt = self.attempt;
+        error.from_child = self.from_child;
         Payload::of(&error).unwrap_or_default()
     }
 
@@ -219,6 +224,8 @@ mod tests {
     fn the_payload_always_stores_and_reads_back() {
         let error = StepError::permanent("card_declined", "no funds").with_details(json!({"code": 51})).at("charge", 3);
         assert_eq!(StepError::from_payload(&error.to_payload()), error);
+        let of_child = StepError { from_child: true, ..error.clone() };
+        assert_eq!(StepError::from_payload(&of_child.to_payload()), of_child);
         let bad = StepError::permanent("x", "y").with_details(json!("\0"));
         let stored = StepError::from_payload(&bad.to_payload());
         assert!(stored.details.is_none() && stored.message.contains("left out"));

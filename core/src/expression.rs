@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use minijinja::value::Value;
 
-pub use template::Template;
+pub use template::{Template, plain, plain_text};
 
 use crate::error::{EXPRESSION_FAILED, StepError};
 use crate::payload::Payload;

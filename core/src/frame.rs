@@ -92,6 +92,8 @@ pub enum Next {
     End(Result<Payload, StepError>),
     /// One of several iterations failed: it is counted.
     Failed,
+    /// The block goes on with what is out.
+    Nothing,
 }
 
 /// What is known of a body's instance that ended.
@@ -170,6 +172,7 @@ impl Graph {
                 opening.kept_input = Some(input.clone());
                 opening.many(whole, vec![input]);
             }
+            BlockKind::Reminded => opening.many(whole, vec![input.clone(), input]),
         }
         Ok(Begin::Open(opening))
     }
@@ -271,6 +274,8 @@ impl Graph {
             }
             BlockKind::Parallel { .. } | BlockKind::Foreach { .. } => Ok(Next::Failed),
             BlockKind::If { .. } | BlockKind::Switch { .. } => Ok(Next::End(result)),
+            BlockKind::Reminded if iteration == 0 => Ok(Next::End(result)),
+            BlockKind::Reminded => Ok(Next::Nothing),
         }
     }
 

@@ -30,7 +30,7 @@ use crate::check::Program;
 use crate::definition::{ChildVersion, ClosePolicy, Definition, SubflowMode};
 use crate::expression::{Expression, Template};
 use crate::payload::Payload;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 /// A node's place in its definition, or one of the engine's own nodes, which are negative.
 pub type NodeNumber = i32;
@@ -180,7 +180,7 @@ impl Node {
     }
 
     /// What follows a failed attempt; none for a node that has one attempt.
-    pub fn retry(&self) -> Option<&RetryPolicy> {
+    pub fn retry(&self) -> Option<&RetryPolicies> {
         match &self.kind {
             NodeKind::Task { retry, .. } => Some(retry),
             NodeKind::Block(block) => Some(&block.retry),
@@ -226,7 +226,7 @@ pub enum NodeKind {
         /// How long one attempt may run.
         timeout: Duration,
         /// What follows a failed attempt.
-        retry: RetryPolicy,
+        retry: RetryPolicies,
     },
     /// Builds an output: [`Graph::set_output`].
     Set,
@@ -280,7 +280,7 @@ pub struct Subflow {
     /// How long the node waits.
     pub timeout: Option<Duration>,
     /// What follows a failed attempt.
-    pub retry: RetryPolicy,
+    pub retry: RetryPolicies,
 }
 
 /// An edge of a compiled version, at its place in the definition.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::definition::{Problem, Problems};
-use crate::error::StepError;
+use crate::error::{ErrorKind, StepError, TIMEOUT};
 use crate::payload::Payload;
 
 /// The error of a node that no mock stands for.
@@ -38,8 +38,8 @@ pub struct MockError {
     pub name: String,
     /// Its message.
     pub message: String,
-    /// Trying again may help.
-    pub retryable: bool,
+    /// Retryable, permanent or timeout.
+    pub kind: ErrorKind,
 }
 
 impl Answer {
@@ -50,12 +50,17 @@ impl Answer {
 
     /// The call fails, and trying again may help.
     pub fn retryable(name: &str, message: &str) -> Self {
-        Self::error(name, message, true)
+        Self::error(name, message, ErrorKind::Retryable)
     }
 
     /// The call fails for good.
     pub fn permanent(name: &str, message: &str) -> Self {
-        Self::error(name, message, false)
+        Self::error(name, message, ErrorKind::Permanent)
+    }
+
+    /// The call takes longer than the node's `timeout`.
+    pub fn timeout() -> Self {
+        Self::error(TIMEOUT, "the mock takes longer than there is time", ErrorKind::Timeout)
     }
 
     /// The call must be given this input, else it fails for good with `mock_input`.
@@ -74,8 +79,8 @@ impl Answer {
         self.input.as_ref()
     }
 
-    fn error(name: &str, message: &str, retryable: bool) -> Self {
-        Self { result: Err(MockError { name: name.to_owned(), message: message.to_owned(), retryable }), input: None }
+    fn error(name: &str, message: &str, kind: ErrorKind) -> Self {
+        Self { result: Err(MockError { name: name.to_owned(), message: message.to_owned(), kind }), input: None }
     }
 
     fn give(&self, input: &Payload) -> Result<Payload, StepError> {
@@ -84,8 +89,7 @@ impl Answer {
         }
         match &self.result {
             Ok(output) => Payload::of(output).map_err(|error| StepError::permanent(MOCK_INPUT, &error.to_string())),
-            Err(MockError { name, message, retryable: true }) => Err(StepError::retryable(name, message)),
-            Err(MockError { name, message, .. }) => Err(StepError::permanent(name, message)),
+            Err(MockError { name, message, kind }) => Err(StepError::new(name, *kind, message)),
         }
     }
 }
@@ -200,22 +204,23 @@ fn read_error(value: &Value, path: &str, problems: &mut Vec<Problem>) -> Option<
         }
         None => None,
     };
-    let name = text("name", problems).filter(|name| !name.is_empty());
-    let message = text("message", problems).unwrap_or_default();
-    let retryable = match text("kind", problems).as_deref() {
-        None | Some("retryable") => Some(true),
-        Some("permanent") => Some(false),
+    let kind = match text("kind", problems).as_deref() {
+        Some("timeout") => return Some(Answer::timeout()),
+        None | Some("retryable") => Some(ErrorKind::Retryable),
+        Some("permanent") => Some(ErrorKind::Permanent),
         Some(other) => {
-            let fix = "write `retryable`, which is usual, or `permanent`";
+            let fix = "write `retryable`, which is usual, `permanent` or `timeout`";
             let message = format!("`{other}` is no kind that a mock fails with");
             problems.push(problem(&format!("{path}.kind"), &message, fix));
             None
         }
     };
+    let name = text("name", problems).filter(|name| !name.is_empty());
+    let message = text("message", problems).unwrap_or_default();
     if name.is_none() && value.is_object() && map.get("name").is_none_or(Value::is_string) {
         problems.push(problem(&format!("{path}.name"), "it is missing", "give it"));
     }
-    Some(Answer::error(&name?, &message, retryable?))
+    Some(Answer::error(&name?, &message, kind?))
 }
 
 fn problem(path: &str, message: &str, fix: &str) -> Problem {

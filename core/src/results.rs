@@ -15,6 +15,7 @@ use crate::graph::{FrameFacts, NodeResult};
 use crate::payload::Payload;
 use crate::queue::SHARD;
 pub use crate::queue::StepRef;
+use crate::retry::Failures;
 use crate::state::{Outcome, RunState};
 
 type Columns = (Vec<Uuid>, Vec<i32>, Vec<i32>);
@@ -84,6 +85,32 @@ pub async fn since_first_attempt(
         Some((StepRef { run_id, frame, node }, since))
     };
     Ok(rows.into_iter().filter_map(since).collect())
+}
+
+/// What the last failures of these steps were, so many of each as is said. Sends nothing when asked for nothing.
+pub async fn failures(
+    db: impl PgExecutor<'_>,
+    steps: &[(StepRef, i32)],
+) -> Result<HashMap<StepRef, Vec<Failures>>, sqlx::Error> {
+    if steps.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (runs, frames, nodes) = columns(steps.iter().map(|(step, _)| *step));
+    let most: Vec<i32> = steps.iter().map(|(_, most)| *most).collect();
+    let rows: Vec<(Uuid, i32, i32, String, String, i64)> = sqlx::query_as(include_str!("../sql/results/failures.sql"))
+        .bind(SHARD)
+        .bind(runs)
+        .bind(frames)
+        .bind(nodes)
+        .bind(most)
+        .fetch_all(db)
+        .await?;
+    let mut found: HashMap<StepRef, Vec<Failures>> = HashMap::new();
+    for (run_id, frame, node, name, kind, count) in rows {
+        let failures = Failures { name, kind, count: u32::try_from(count).unwrap_or(u32::MAX) };
+        found.entry(StepRef { run_id, frame, node }).or_default().push(failures);
+    }
+    Ok(found)
 }
 
 /// Frames of one run.

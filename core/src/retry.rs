@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::duration;
 use crate::error::{ErrorKind, StepError};
@@ -112,13 +112,8 @@ impl RetryPolicy {
 
     /// Decides what follows an attempt that failed with `error`.
     ///
-    /// - `failed_before`: earlier attempts of the step that failed, this one not counted.
-    /// - `retry_after`: what the handler asked for; it replaces the pause and is not spread.
-    /// - `since_first`: time since the step's first attempt was claimed, for `total`.
-    /// - `random`: uniform in 0..1.
-    ///
-    /// Permanent and canceled errors give up at once.
-    pub fn next(
+    /// `failed_before`: earlier failures that this policy decided, this one not counted. Permanent and canceled errors give up at once.
+    fn next(
         &self,
         failed_before: u32,
         error: &StepError,
@@ -127,7 +122,8 @@ impl RetryPolicy {
         random: f64,
     ) -> Retry {
         let hopeless = matches!(error.kind, ErrorKind::Permanent | ErrorKind::Canceled);
-        if hopeless || failed_before.saturating_add(1) >= self.max_attempts || !self.covers(error) {
+        let covered = self.covers(&error.name, error.kind.as_str());
+        if hopeless || failed_before.saturating_add(1) >= self.max_attempts || !covered {
             return Retry::GiveUp;
         }
         let pause = retry_after.map_or_else(|| self.pause(failed_before, random), |asked| asked.min(duration::MAX));
@@ -137,10 +133,8 @@ impl RetryPolicy {
         }
     }
 
-    fn covers(&self, error: &StepError) -> bool {
-        self.retry_on
-            .as_ref()
-            .is_none_or(|list| list.iter().any(|word| *word == error.name || word == error.kind.as_str()))
+    fn covers(&self, name: &str, kind: &str) -> bool {
+        self.retry_on.as_ref().is_none_or(|list| list.iter().any(|word| word == name || word == kind))
     }
 
     /// The pause after failure number `failed_before + 1`, spread by the jitter.
@@ -150,6 +144,123 @@ impl RetryPolicy {
         let spread = 1.0 + self.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0);
         let seconds = grown.min(self.max.as_secs_f64()) * spread;
         Duration::try_from_secs_f64(seconds).unwrap_or(self.max).min(duration::MAX)
+    }
+}
+
+/// The policies of a node, at least one. Of each failure the first that lists its error decides; where none does, the last, which gives up then. Each counts
+/// the failures that it decided, and no others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryPolicies(Vec<RetryPolicy>);
+
+/// Earlier failures of a step under one name and kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failures {
+    /// The name of the error.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// How many.
+    pub count: u32,
+}
+
+/// Earlier failures of a step, since its policies began to count.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FailedBefore<'a> {
+    /// How many in all.
+    pub count: u32,
+    /// What they were; needed where [`RetryPolicies::count_by_error`] says so.
+    pub errors: &'a [Failures],
+}
+
+impl RetryPolicies {
+    /// The most policies of a node.
+    pub const MOST: usize = 100;
+
+    /// These policies; none where there is none.
+    pub fn of(policies: Vec<RetryPolicy>) -> Option<Self> {
+        (!policies.is_empty()).then_some(Self(policies))
+    }
+
+    /// One attempt: for what is not tried again by itself, since what is in it is.
+    pub fn once() -> Self {
+        RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }.into()
+    }
+
+    /// What is wrong with them: path below `retry`, what it says, and the fix. Empty when they can be used.
+    pub fn validate(&self) -> Vec<(String, String, &'static str)> {
+        let mut wrong = Vec::new();
+        for (place, policy) in self.0.iter().enumerate() {
+            let path = if self.count_by_error() { format!("[{place}]") } else { String::new() };
+            wrong.extend(policy.validate().into_iter().map(|(field, why, fix)| (format!("{path}.{field}"), why, fix)));
+            if policy.retry_on.is_none() && place + 1 < self.0.len() {
+                let why = "it takes every failure, so those behind it take none".to_owned();
+                wrong.push((path, why, "give it `retry_on`, or put it last"));
+            }
+        }
+        wrong
+    }
+
+    /// Decides what follows an attempt that failed with `error`, and what happens when none is left.
+    ///
+    /// - `before`: earlier attempts of the step that failed, this one not counted.
+    /// - `retry_after`: what the handler asked for; it replaces the pause and is not spread.
+    /// - `since_first`: time since the step's first attempt was claimed, for `total`.
+    /// - `random`: uniform in 0..1.
+    pub fn next(
+        &self,
+        before: FailedBefore<'_>,
+        error: &StepError,
+        retry_after: Option<Duration>,
+        since_first: Option<Duration>,
+        random: f64,
+    ) -> (Retry, GiveUp) {
+        let place = self.deciding(&error.name, error.kind.as_str());
+        let decided = |failures: &&Failures| self.deciding(&failures.name, &failures.kind) == place;
+        let count = match self.count_by_error() {
+            true => before.errors.iter().filter(decided).map(|failures| failures.count).sum(),
+            false => before.count,
+        };
+        match self.0.get(place) {
+            Some(policy) => (policy.next(count, error, retry_after, since_first, random), policy.give_up),
+            None => (Retry::GiveUp, GiveUp::Fail),
+        }
+    }
+
+    /// What earlier failures were must be known, and not only how many: there are several policies.
+    pub fn count_by_error(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    /// One of them bounds the time since the step's first attempt.
+    pub fn bound_total(&self) -> bool {
+        self.0.iter().any(|policy| policy.total.is_some())
+    }
+
+    /// The place of the policy that decides a failure.
+    fn deciding(&self, name: &str, kind: &str) -> usize {
+        self.0.iter().position(|policy| policy.covers(name, kind)).unwrap_or(self.0.len() - 1)
+    }
+}
+
+impl From<RetryPolicy> for RetryPolicies {
+    fn from(policy: RetryPolicy) -> Self {
+        Self(vec![policy])
+    }
+}
+
+impl Default for RetryPolicies {
+    fn default() -> Self {
+        RetryPolicy::default().into()
+    }
+}
+
+/// One policy is an object, several are a list.
+impl Serialize for RetryPolicies {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [only] => only.serialize(serializer),
+            several => several.serialize(serializer),
+        }
     }
 }
 
@@ -216,6 +327,48 @@ mod tests {
         let fields: Vec<_> = policy.validate().into_iter().map(|(field, ..)| field).collect();
         assert_eq!(fields, ["max_attempts", "factor", "jitter", "max", "retry_on"]);
         assert!(RetryPolicy::default().validate().is_empty());
+    }
+
+    #[test]
+    fn the_first_policy_that_lists_the_error_decides_and_counts_its_own() {
+        let policy = |on: &[&str], max_attempts| RetryPolicy {
+            max_attempts,
+            retry_on: (!on.is_empty()).then(|| on.iter().map(|word| (*word).to_owned()).collect()),
+            jitter: 0.0,
+            ..RetryPolicy::default()
+        };
+        let policies =
+            RetryPolicies::of(vec![policy(&["a", "b"], 3), policy(&["timeout"], 2), policy(&[], 2)]).unwrap();
+        let mut failed: Vec<Failures> = Vec::new();
+        let mut decided = Vec::new();
+        for (name, kind) in [
+            ("a", ErrorKind::Retryable),
+            ("x", ErrorKind::Timeout),
+            ("b", ErrorKind::Retryable),
+            ("other", ErrorKind::Retryable),
+            ("a", ErrorKind::Retryable),
+        ] {
+            let count = u32::try_from(failed.len()).unwrap();
+            let before = FailedBefore { count, errors: &failed };
+            decided.push(policies.next(before, &StepError::new(name, kind, ""), NONE, NONE, 0.5).0);
+            failed.push(Failures { name: name.to_owned(), kind: kind.as_str().to_owned(), count: 1 });
+        }
+        let after = |seconds| Retry::After(secs(seconds));
+        assert_eq!(decided, [after(1), after(1), after(2), after(1), Retry::GiveUp]);
+    }
+
+    #[test]
+    fn where_none_lists_the_error_the_last_policy_gives_up_in_its_way() {
+        let on = |word: &str, give_up| RetryPolicy {
+            retry_on: Some(vec![word.to_owned()]),
+            give_up,
+            ..RetryPolicy::default()
+        };
+        let policies = RetryPolicies::of(vec![on("a", GiveUp::Fail), on("b", GiveUp::Pause)]).unwrap();
+        let next = |error: StepError| policies.next(FailedBefore::default(), &error, NONE, NONE, 0.5);
+        assert_eq!(next(StepError::retryable("c", "")), (Retry::GiveUp, GiveUp::Pause));
+        assert_eq!(next(StepError::permanent("a", "")), (Retry::GiveUp, GiveUp::Fail));
+        assert!(RetryPolicies::of(Vec::new()).is_none());
     }
 
     proptest! {

@@ -127,13 +127,21 @@ pub struct Shown {
 /// is: with a newer one there it is a new version. Safe to repeat and to call
 /// from many processes at once: publishes of one workflow take turns.
 pub async fn publish(conn: &mut PgConnection, definition: &Definition) -> Result<Published, Error> {
-    let graph = Graph::compile(definition)?;
+    publish_compiled(conn, definition, &Graph::compile(definition)?).await
+}
+
+/// The same where the definition is compiled already: to this graph.
+pub async fn publish_compiled(
+    conn: &mut PgConnection,
+    definition: &Definition,
+    graph: &Graph,
+) -> Result<Published, Error> {
     let text = Payload::of(&definition.to_value())?;
     let hash = definition.content_hash();
 
     let mut tx = conn.begin().await?;
     let workflow_id = lock(&mut tx, &definition.name).await?;
-    let children = children(&mut tx, definition, &graph, workflow_id).await?;
+    let children = children(&mut tx, definition, graph, workflow_id).await?;
     let newest: Option<(i32, i32, String)> =
         sqlx::query_as(include_str!("../sql/workflow/newest.sql")).bind(workflow_id).fetch_optional(&mut *tx).await?;
     if let Some((version_id, version, newest_hash)) = &newest
@@ -161,7 +169,7 @@ pub async fn publish(conn: &mut PgConnection, definition: &Definition) -> Result
         .bind(first_queue)
         .fetch_one(&mut *tx)
         .await?;
-    insert_graph(&mut tx, version_id, &graph, &children).await?;
+    insert_graph(&mut tx, version_id, graph, &children).await?;
     tx.commit().await?;
     Ok(Published { workflow_id, version_id, version, created: true })
 }

@@ -45,7 +45,7 @@ const STEPS: &str = "
         select a.run_id, r.version_id, a.frame, a.node, min(a.claimed_at) as claimed, max(a.finished_at) as finished, bool_or(a.outcome = 1) as completed,
             bool_or(a.outcome = 5) as skipped, bool_or(a.duration_ms is not null) as ran,
             (array_agg(a.outcome order by a.attempt desc))[1] = 2 as gave_up,
-            bool_or(a.error ->> 'kind' = 'timeout' and exists (select from longshore.workflow_edges o
+            bool_or(a.error ->> 'kind' = 'timeout' and a.error -> 'from_child' is null and exists (select from longshore.workflow_edges o
                 where o.version_id = r.version_id and o.from_node = a.node and o.on_outcome = 'timeout')) as timed_out,
             (select n.on_error = 'skip' from longshore.workflow_nodes n where n.version_id = r.version_id and n.node = a.node) as skips_errors
         from longshore.execution_step_attempts a

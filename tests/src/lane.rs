@@ -232,6 +232,7 @@ impl ManualLane {
                     ending,
                     duration: Some(Duration::from_millis(1)),
                     since_first: None,
+                    failures: &[],
                     changes: &[],
                     random: 0.5,
                     run_ended: false,

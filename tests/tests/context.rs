@@ -67,7 +67,7 @@ async fn nodes_change_the_context_and_expressions_read_it() {
         [(0, 1, None), (1, 2, Some(1)), (2, 2, Some(2)), (3, 3, None)]
     );
     assert_eq!((&kept[0].3, &kept[2].3, &kept[3].3), (&json!({"paid": 1, "old": true}), &last, &last));
-    let shown = longshore_core::context::snapshots(&fleet.database.pool, run, Some(1), true).await.unwrap();
+    let shown = longshore_core::context::snapshots(&fleet.database.pool, run, Some(1), 1).await.unwrap();
     assert_eq!(
         shown.iter().map(|one| (one.n, one.reason.as_str(), one.node.as_deref())).collect::<Vec<_>>(),
         [(1, "step", Some("a")), (0, "init", None)]

@@ -28,7 +28,7 @@ fn random_programs_come_to_what_they_mean_whoever_is_killed() {
 }
 
 fn node(id: &str, kind: Kind) -> Node {
-    Node { id: id.to_owned(), kind, input: None, need: 0, on_error: OnError::Fail, retry: None, timeout: None }
+    Node { id: id.to_owned(), kind, input: None, need: 0, on_error: OnError::Fail, retry: Vec::new(), timeout: None }
 }
 
 fn attempt(number: i32, outcome: i16, output: Option<Value>, error: Option<Value>) -> Vec<Attempt> {

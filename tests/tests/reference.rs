@@ -16,6 +16,7 @@ async fn every_example_does_what_the_reference_says() {
         "delay",
         "wait",
         "approval",
+        "reminder",
         "context",
         "milestone",
         "query",

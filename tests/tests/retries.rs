@@ -1,6 +1,8 @@
 //! What follows a failed attempt: backoff by the database's clock, and when a step gives up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longshore_tests::TestFleet;
@@ -199,5 +201,59 @@ async fn a_step_beside_a_retry_goes_on_and_the_join_waits_for_both() {
     assert_eq!(output, json!({"b": 3, "c": 1}));
     assert_eq!(fleet.tries(run, "b").await, ["failed", "failed", "failed", "completed"]);
     assert_eq!(fleet.tries(run, "end").await, ["completed"]);
+    fleet.finish().await;
+}
+
+/// A handler that fails with the names it is given, one after the other over all attempts of its run, and completes when there are no more.
+fn fails(fleet: &TestFleet) -> longshore_worker::WorkerBuilder {
+    let calls: Arc<Mutex<HashMap<Uuid, usize>>> = Arc::default();
+    fleet.worker().handler("fails", move |step: Step, names: Vec<String>| {
+        let mut calls = calls.lock().unwrap();
+        let call = calls.entry(step.run_id()).or_default();
+        *call += 1;
+        let name = names.get(*call - 1).cloned();
+        async move {
+            match name {
+                Some(name) => Err(Failure::retryable("not yet").named(&name)),
+                None => Ok("done"),
+            }
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_policy_that_lists_the_error_decides_and_each_counts_its_own_failures() {
+    let policy = |on: Option<&str>, max_attempts: u32, give_up: &str| {
+        let mut policy = json!({"max_attempts": max_attempts, "initial": "1ms", "jitter": 0, "give_up": give_up});
+        on.into_iter().for_each(|on| policy["retry_on"] = json!([on]));
+        policy
+    };
+    let policies = json!([policy(Some("a"), 3, "fail"), policy(Some("b"), 2, "pause"), policy(None, 2, "fail")]);
+    let block = |retry: &Value| {
+        let once = json!({"retry": {"max_attempts": 1}, "input": "{{ run.input }}"});
+        json!({"name": "block", "nodes": [{"id": "a", "type": "if", "when": "true", "retry": retry,
+            "then": {"nodes": [with(task("t", "fails"), once)]}}]})
+    };
+    let mut fleet = TestFleet::publish([one("fails", json!({"retry": policies})), block(&policies)]).await;
+    fleet.add(fails(&fleet).queue("default", Slots(10))).await;
+    for workflow in ["w", "block"] {
+        let (run, output) = fleet.complete(workflow, json!(["a", "b", "a", "c"])).await;
+        assert_eq!(output, "done", "{workflow}");
+        assert_eq!(fleet.tries(run, "a").await, ["failed", "failed", "failed", "failed", "completed"], "{workflow}");
+        for names in [json!(["a", "c", "a", "a"]), json!(["c", "a", "c"])] {
+            let run = fleet.start(workflow, names.clone()).await;
+            let (state, error) = fleet.ended(run).await;
+            let last = names.as_array().unwrap().last().unwrap();
+            assert_eq!((state.as_str(), &error["name"]), ("failed", last), "{workflow}");
+            assert_eq!(fleet.tries(run, "a").await.len(), names.as_array().unwrap().len(), "{workflow}");
+        }
+        // one that pauses begins anew when the run is resumed, and so do the others: what was counted before is not counted again
+        let run = fleet.start(workflow, json!(["a", "a", "b", "b", "a", "a", "b"])).await;
+        fleet.until(&format!("select state = 2 from longshore.workflow_runs where run_id = '{run}'")).await;
+        assert_eq!(fleet.tries(run, "a").await.len(), 4, "{workflow}");
+        fleet.enqueuer.resume(run).await.unwrap();
+        assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!("done")), "{workflow}");
+        assert_eq!(fleet.tries(run, "a").await.len(), 8, "{workflow}");
+    }
     fleet.finish().await;
 }

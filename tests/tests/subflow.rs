@@ -566,3 +566,29 @@ async fn a_worker_that_leaves_hands_on_what_waits() {
     assert_eq!(fleet.tries(run, "call").await, ["completed"; 5], "nothing is charged to what waits");
     fleet.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_edge_on_timeout_is_for_the_nodes_own_time_and_not_for_that_of_a_step_in_the_child() {
+    let gate = Gate::default();
+    let slow = one("slow", with(task("t", "gate"), json!({"timeout": "50ms", "retry": {"max_attempts": 1}})));
+    let parent = |name: &str, workflow: &str, timeout: &str| {
+        json!({"name": name, "nodes": [sub("call", workflow, json!({"timeout": timeout, "on_error": "skip"})), set("late", json!("late")),
+            set("failed", json!("{{ error.name }} of a step: {{ error.from_child }}"))],
+          "edges": [{"from": "call", "to": "late", "on": "timeout"}, {"from": "call", "to": "failed", "on": "failure"}]})
+    };
+    let own = json!({"name": "own", "nodes": [with(task("t", "gate"), json!({"timeout": "50ms", "retry": {"max_attempts": 1}})),
+            set("late", json!("{{ error.name }}")), set("failed", json!(1))],
+        "edges": [{"from": "t", "to": "late", "on": "timeout"}, {"from": "t", "to": "failed", "on": "failure"}]});
+    let mut routed = parent("child_late", "slow", "1h");
+    routed["nodes"][0].as_object_mut().unwrap().remove("on_error");
+    let waits = one("waits", json!({"id": "w", "type": "wait", "signal": "never"}));
+    let fleet = gated(&gate, [slow, waits, routed, parent("late", "waits", "60ms"), own]).await;
+    assert_eq!(fleet.complete("child_late", json!({})).await.1, json!({"failed": "timeout of a step: true"}));
+    let (run, output) = fleet.complete("late", json!({})).await;
+    assert_eq!(output, json!({"late": "late"}), "and the policy on errors was not asked");
+    assert_eq!(children(&fleet, run).await.iter().map(|child| child.1).collect::<Vec<_>>(), [5]);
+    // of a task it is the time of its last attempt
+    assert_eq!(fleet.complete("own", json!({})).await.1, json!({"late": "timeout"}));
+    settled(&fleet).await;
+    fleet.finish().await;
+}

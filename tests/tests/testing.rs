@@ -268,3 +268,27 @@ async fn a_database_where_others_work_is_refused_and_so_is_what_was_not_applied(
     assert!(matches!(bench.run(&Case::new("order", &json!({}))).await.unwrap_err(), Error::LiveWorker { .. }));
     fleet.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reminders_and_edges_on_timeout_are_tested_like_anything_else() {
+    let definition = json!({"name": "w", "nodes": [
+        {"id": "boss", "type": "approval", "timeout": "10d", "reminder": {"handler": "mail", "after": "3d", "every": "2d"}},
+        {"id": "call", "type": "subflow", "workflow": "elsewhere", "timeout": "1h"},
+        {"id": "late", "type": "set", "output": "{{ error.name }}"}, {"id": "called", "type": "set", "output": "called"}],
+      "edges": [["boss", "call"], {"from": "boss", "to": "late", "on": "timeout"},
+        {"from": "call", "to": "called"}, {"from": "call", "to": "called", "on": "timeout"}]});
+    let (database, mut bench) = bench([definition]).await;
+    let mail = [Answer::permanent("no_mail", ""), Answer::output(json!(null))];
+    let case = Case::new("w", &json!({})).mock("handler:mail", mail).mock("call", [Answer::timeout()]);
+    let tested = bench.run(&case).await.unwrap();
+    no_complaints(&tested);
+    assert_eq!(tested.output, Some(json!({"late": "timeout"})), "nobody answered");
+    assert_eq!(tested.attempts("boss.remind"), 4, "after 3, 5, 7 and 9 days");
+    let tested = bench.run(&case.signal("approval:boss", &json!({"answer": 1}))).await.unwrap();
+    no_complaints(&tested);
+    assert_eq!((tested.output, tested.path.last().unwrap().as_str()), (Some(json!({"called": "called"})), "called"));
+    let taken: Vec<_> =
+        tested.coverage.edges.iter().filter(|edge| edge.from == "call").map(|edge| (edge.on, edge.taken)).collect();
+    assert_eq!(taken, [("success", false), ("timeout", true)]);
+    database.drop().await;
+}

@@ -3,8 +3,8 @@
 
 use longshore_enqueuer::Error;
 use longshore_tests::TestFleet;
-use longshore_tests::fleet::with;
-use longshore_worker::Slots;
+use longshore_tests::fleet::{Gate, with};
+use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -448,5 +448,96 @@ async fn explain_says_what_a_run_waits_for() {
     drop(connection);
     fleet.enqueuer.signal(run, "t", &true).await.unwrap();
     assert_eq!(fleet.ended(run).await.0, "completed");
+    fleet.finish().await;
+}
+
+/// An approval `boss` with a reminder, answered by ann.
+fn reminded(reminder: Value, more: Value) -> Value {
+    let mut node = json!({"id": "boss", "type": "approval", "approvers": ["{{ input.boss }}"], "schema": {"type": "string", "title": "{{ no template }}"}, "reminder": reminder});
+    node.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"name": "w", "nodes": [node, {"id": "said", "type": "set", "output": "{{ input.answer }}"}, {"id": "late", "type": "set", "output": "late"}],
+        "edges": [["boss", "said"], {"from": "boss", "to": "late", "on": "timeout"}]})
+}
+
+/// Await that the node has been tried so often.
+async fn until_tried(fleet: &TestFleet, run: Uuid, node: &str, times: usize) {
+    fleet
+        .until(&format!(
+            "select count(*) >= {times} from longshore.execution_step_attempts a
+             join longshore.workflow_runs r using (run_id) join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+             where a.run_id = '{run}' and n.id = '{node}' and a.attempt > 0"
+        ))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_reminds_until_somebody_answers_whoever_works() {
+    let definition = reminded(json!({"handler": "echo", "after": "200ms", "every": "20ms"}), json!({"timeout": "1h"}));
+    let mut fleet = fleet(definition).await;
+    let run = fleet.start("w", json!({"boss": "ann"})).await;
+    until_waiting(&fleet, run, 1).await;
+    // what is due is in the tables and nowhere else
+    fleet.leave_first().await;
+    let due = format!("select count(*) = 1 from longshore.step_delayed where run_id = '{run}' and node >= 0");
+    fleet.until(&due).await;
+    fleet.work(8).await;
+    until_tried(&fleet, run, "boss.remind", 3).await;
+    let forms: Value = fleet
+        .ask(
+            "select jsonb_agg(a.output order by a.finished_at) from longshore.execution_step_attempts a
+             join longshore.workflow_runs r using (run_id) join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = a.node
+             where a.run_id = $1 and n.id = 'boss.remind' and a.outcome = 1",
+            run,
+        )
+        .await;
+    for (form, before) in forms.as_array().unwrap().iter().zip(0..) {
+        let expected = json!({"approval": "boss", "signal": "approval:boss", "approvers": ["ann"], "schema": {"type": "string", "title": "{{ no template }}"},
+            "input": {"boss": "ann"}, "reminded": before});
+        assert_eq!(form, &expected);
+    }
+    assert_eq!(fleet.ask::<i16>("select state from longshore.workflow_runs where run_id = $1", run).await, 1);
+    fleet.enqueuer.signal(run, "approval:boss", &json!({"answer": "{{yes", "by": "ann"})).await.unwrap();
+    assert_eq!(fleet.ended(run).await.1, json!({"said": "{{yes"}));
+    fleet.until("select not exists (select from longshore.closed)").await;
+    let left = "select (select count(*) from longshore.step_delayed) + (select count(*) from longshore.step_ready)";
+    assert_eq!(fleet.database.number(left).await, 0, "nothing reminds once there is an answer");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reminder_that_fails_or_hangs_neither_fails_an_approval_nor_delays_its_answer() {
+    let gate = Gate::default();
+    let policy = json!({"handler": "nag", "after": "5ms"});
+    let mut fleet = TestFleet::publish([reminded(policy, json!({"timeout": "1h"}))]).await;
+    let (nag, hangs) = (gate.clone(), fleet.worker().queue("default", Slots(8)));
+    let hangs = hangs.handler("nag", move |step: Step, form: Value| {
+        let gate = nag.clone();
+        async move {
+            if form["reminded"] == 0 { Err(Failure::permanent("no mail today")) } else { gate.pass(step, form).await }
+        }
+    });
+    fleet.add(hangs).await;
+    let run = fleet.start("w", json!({"boss": "ann"})).await;
+    gate.entered(1).await;
+    assert_eq!(fleet.tries(run, "boss.remind").await, ["completed"], "with its error");
+    fleet.enqueuer.signal(run, "approval:boss", &json!({"answer": "{{", "by": "ann"})).await.unwrap();
+    assert_eq!(fleet.ended(run).await.1, json!({"said": "{{"}));
+    // who is at it is told
+    gate.told(1).await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_reminds_so_often_and_waits_on_until_its_time_is_over() {
+    let policy = json!({"handler": "echo", "after": "5ms", "times": 2});
+    let fleet = fleet(reminded(policy, json!({"timeout": "{{ input.ms }}ms"}))).await;
+    let run = fleet.start("w", json!({"boss": "ann", "ms": 60_000})).await;
+    until_tried(&fleet, run, "boss.reminders", 1).await;
+    assert_eq!(fleet.tries(run, "boss.reminders").await, ["completed"]);
+    until_waiting(&fleet, run, 1).await;
+    fleet.enqueuer.cancel(run).await.unwrap();
+    assert_eq!(fleet.complete("w", json!({"boss": "ann", "ms": 30})).await.1, json!({"late": "late"}));
+    let (_, error) = fleet.run("w", json!({"boss": "ann", "ms": "no"})).await;
+    assert_eq!(error["name"], "wait_invalid");
     fleet.finish().await;
 }

@@ -50,6 +50,11 @@ impl Failure {
         Self::new(ErrorKind::Canceled, with_sources(error.into().as_ref()))
     }
 
+    /// As if the step's time had been over.
+    pub(crate) fn timeout(message: &str) -> Self {
+        Self { name: Some(error::TIMEOUT.to_owned()), ..Self::new(ErrorKind::Timeout, message.to_owned()) }
+    }
+
     /// Give the failure a name that `retry_on` and failure edges can match, such as `card_declined`.
     /// Without one it is `handler_failed`, or `canceled`.
     #[must_use]

@@ -2,6 +2,7 @@
 //! decide engine steps on the spot, and lay out tasks for their handlers.
 
 mod block;
+mod retry;
 mod subflow;
 mod wait;
 
@@ -86,6 +87,9 @@ pub(crate) async fn prepare(shared: &Shared, mut new: Vec<Held>) -> Vec<Decided>
     }
     let wanted = Wanted::of(&new);
     if !wanted.is_empty() && !wanted.fetch(shared, &mut new).await {
+        return Vec::new();
+    }
+    if !retry::read_failures(shared, &mut new).await {
         return Vec::new();
     }
     if !wait::listen(shared, &mut new).await || !subflow::look(shared, &mut new).await {
@@ -179,7 +183,7 @@ impl Wanted {
             wanted.instances.extend(block::instances(held).into_iter().map(|instance| (place, instance)));
             wanted.iterations.extend(block::iterations(held).map(|whole| (place, whole)));
             wanted.items.extend(block::items(held));
-            if (step.failed > 0 || block::is_end_of_block(held)) && bounds_total(held) {
+            if (step.failed > 0 || block::is_end_of_block(held)) && retry::bounds_total(held) {
                 wanted.first_attempts.push(StepRef { run_id: step.run_id, frame: step.frame, node: step.node });
             }
         }
@@ -254,11 +258,6 @@ impl Wanted {
         }
         true
     }
-}
-
-/// The node's retry policy bounds the time since its first attempt.
-fn bounds_total(held: &Held) -> bool {
-    held.version.graph.node(held.step.node).and_then(Node::retry).is_some_and(|retry| retry.total.is_some())
 }
 
 fn decide(shared: &Shared, mut held: Held) -> Decided {

@@ -152,6 +152,23 @@ pub struct Tested {
     pub complaints: Vec<String>,
 }
 
+/// A definition as a case has it.
+struct Variant {
+    definition: Definition,
+    graph: Graph,
+}
+
+impl Variant {
+    fn of(definition: Definition) -> Result<Self, Problems> {
+        Ok(Self { graph: Graph::compile(&definition)?, definition })
+    }
+}
+
+fn handler_names(variants: &[Variant]) -> BTreeSet<String> {
+    let nodes = variants.iter().flat_map(|variant| variant.graph.nodes());
+    nodes.filter_map(|node| node.handler()).map(ToString::to_string).collect()
+}
+
 impl Tested {
     /// How often a node was tried, over all frames.
     pub fn attempts(&self, node: &str) -> usize {
@@ -208,8 +225,10 @@ impl TestBench {
     /// Runs a case to its end. Steps of one queue run one after the other.
     pub async fn run(&mut self, case: &Case) -> Result<Tested, Error> {
         self.refuse_company().await?;
-        let (definition, version) = self.publish(case).await?;
-        let graph = Graph::compile(&definition)?;
+        let variants: Vec<Variant> = self.variants(case).map(Variant::of).collect::<Result<_, _>>()?;
+        let Some((Variant { definition, graph }, version)) = self.publish(case, &variants).await? else {
+            return Err(Error::NotApplied { workflow: case.workflow.clone() });
+        };
         let input = storable("the input", &case.input)?;
         let start = Start { version: Some(version), ..Start::new(&case.workflow, input) };
         let started = run::start(&mut self.access.session().await?, &[start]).await?;
@@ -217,20 +236,16 @@ impl TestBench {
             return Err(Error::NotApplied { workflow: case.workflow.clone() });
         };
         let answers = Answers::new(&case.workflow, case.mocks.clone(), self.handlers.clone());
-        let ended = self.drive(run_id, case, &answers).await;
+        let handlers = answers.handlers(&handler_names(&variants));
+        let ended = self.drive(run_id, case, handlers).await;
         self.cancel_all().await?;
         let mut complaints = ended?;
         complaints.splice(0..0, answers.complaints());
-        self.tested(run_id, &definition, &graph, complaints).await
+        self.tested(run_id, definition, graph, complaints).await
     }
 
     /// A worker answers until the run has ended; what is to complain of.
-    async fn drive(
-        &mut self,
-        run_id: Uuid,
-        case: &Case,
-        answers: &std::sync::Arc<Answers>,
-    ) -> Result<Vec<String>, Error> {
+    async fn drive(&mut self, run_id: Uuid, case: &Case, handlers: Handlers) -> Result<Vec<String>, Error> {
         let mut to_send = case.signals.as_slice();
         while let [first, rest @ ..] = to_send
             && first.after.is_none()
@@ -238,7 +253,6 @@ impl TestBench {
             self.send(run_id, first, None).await?;
             to_send = rest;
         }
-        let handlers = answers.handlers(&self.handler_names(case)?);
         let worker = Worker::builder(&self.url)
             .handlers(handlers)
             .all_queues(Slots(1))
@@ -316,25 +330,16 @@ impl TestBench {
     }
 
     /// Publishes all definitions; the one that is tested, and its version.
-    async fn publish(&self, case: &Case) -> Result<(Definition, i32), Error> {
+    async fn publish<'v>(&self, case: &Case, variants: &'v [Variant]) -> Result<Option<(&'v Variant, i32)>, Error> {
         let mut connection = self.access.pool().acquire().await?;
         let mut tested = None;
-        for definition in self.variants(case) {
-            let published = workflow::publish(&mut connection, &definition).await?;
-            if definition.name == case.workflow {
-                tested = Some((definition, published.version));
+        for variant in variants {
+            let published = workflow::publish_compiled(&mut connection, &variant.definition, &variant.graph).await?;
+            if variant.definition.name == case.workflow {
+                tested = Some((variant, published.version));
             }
         }
-        tested.ok_or_else(|| Error::NotApplied { workflow: case.workflow.clone() })
-    }
-
-    fn handler_names(&self, case: &Case) -> Result<BTreeSet<String>, Problems> {
-        let mut names = BTreeSet::new();
-        for definition in self.variants(case) {
-            let graph = Graph::compile(&definition)?;
-            names.extend(graph.nodes().iter().filter_map(|node| node.handler()).map(ToString::to_string));
-        }
-        Ok(names)
+        Ok(tested)
     }
 
     /// Fails where others work, or would be worked on.

@@ -1,16 +1,23 @@
 -- Promise 3: only what failed counts, and no step fails more often than its policy allows. Found: steps with more failed attempts than
--- retry.max_attempts of their node (where the definition says nothing: 3, of a block or a subflow 1).
+-- retry.max_attempts of their node (where the definition says nothing: 3, of a block or a subflow 1). Of several policies all but one attempt each, and the
+-- last.
 with policies as (
-    select v.version_id, d.node ->> 'id' as id, max((d.node -> 'retry' ->> 'max_attempts')::bigint) as max_attempts
+    select v.version_id, d.node ->> 'id' as id, max(s.most) as max_attempts
     from longshore.workflow_versions v
     -- the nodes of bodies too, however deep
-    cross join lateral jsonb_path_query(v.definition, 'strict $.**.nodes[*] ? (@.id.type() == "string" && @.retry.max_attempts.type() == "number")', silent => true) d(node)
+    cross join lateral jsonb_path_query(v.definition, 'strict $.**.nodes[*] ? (@.id.type() == "string" && (@.retry.type() == "object" || @.retry.type() == "array"))', silent => true) d(node)
+    cross join lateral (
+        select 1 + sum((p.policy -> 'max_attempts')::numeric - 1)::bigint
+        from jsonb_path_query(d.node, 'lax $.retry[*]') p(policy)
+        where jsonb_typeof(p.policy -> 'max_attempts') = 'number'
+    ) s (most)
+    where s.most is not null
     group by v.version_id, d.node ->> 'id'
 ), unbounded as (
     -- they pause the run instead of giving up, and begin anew when it is resumed
     select v.version_id, d.node ->> 'id' as id
     from longshore.workflow_versions v
-    cross join lateral jsonb_path_query(v.definition, 'strict $.**.nodes[*] ? (@.id.type() == "string" && @.retry.give_up == "pause")', silent => true) d(node)
+    cross join lateral jsonb_path_query(v.definition, 'strict $.**.nodes[*] ? (@.id.type() == "string" && (@.retry.give_up == "pause" || @.retry[*].give_up == "pause"))', silent => true) d(node)
 ), failed as (
     select a.shard, a.run_id, a.frame, a.node, count(*) as times
     from longshore.execution_step_attempts a

@@ -12,6 +12,7 @@ use crate::frame::Opening;
 use crate::graph::{Announcement, NodeNumber, Termination, Values, Verdict};
 use crate::payload::Payload;
 use crate::queue::{HeldStep, StepKind};
+use crate::retry::Failures;
 use crate::workflow::LoadedVersion;
 
 /// What became of a step that a lane held.
@@ -101,8 +102,10 @@ pub struct Ended<'a> {
     pub ending: &'a Ending,
     /// How long its handler ran.
     pub duration: Option<Duration>,
-    /// Time since the step's first attempt, where its policy bounds that.
+    /// Time since the step's first attempt, where one of its policies bounds that.
     pub since_first: Option<Duration>,
+    /// What its earlier failures were, where it has several policies.
+    pub failures: &'a [Failures],
     /// For the jitter, 0 to 1.
     pub random: f64,
     /// What it changed of its run's context, if it completes.

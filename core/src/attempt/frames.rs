@@ -6,7 +6,7 @@ use super::{Ended, Plan};
 use crate::cycle::{Cleanup, Due, Following, FrameEnding, NewChunk, NewFrame};
 use crate::error::StepError;
 use crate::frame::{Chunk, Opening};
-use crate::graph::{Block, END, FAILURES, FrameFacts, Join, NEXT, Node, NodeNumber, TIMEOUT, concerning};
+use crate::graph::{Block, BlockKind, END, FAILURES, FrameFacts, Join, NEXT, Node, NodeNumber, TIMEOUT, concerning};
 use crate::payload::Payload;
 use crate::queue::{StepKind, StepRef};
 use crate::state::Outcome;
@@ -138,7 +138,8 @@ impl Plan {
         // with all iterations ended nothing is out; else the rest is canceled
         let rest = match ended.step.node {
             END => ended.step.kind == StepKind::Run && frame.bounds.is_some_and(|bounds| bounds.need > 0),
-            NEXT => false,
+            // the reminders go on until somebody answers
+            NEXT => matches!(block.kind, BlockKind::Reminded),
             _ => true,
         };
         if ended.step.node == END && !rest {

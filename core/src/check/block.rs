@@ -84,6 +84,7 @@ impl<'d> Checker<'d> {
                     checked.whens.extend(self.condition(&format!("{path}.cases[{at}].when"), when, Some(own)));
                 }
             }
+            BlockType::Reminded(_) => {}
             BlockType::Try { catches, finally, .. } => {
                 if catches.is_empty() && finally.is_none() {
                     let fix = "give one of them, or put the nodes where the block is";
@@ -93,6 +94,12 @@ impl<'d> Checker<'d> {
                     self.catches(catches, path);
                 }
             }
+        }
+        if let BlockType::Reminded(reminded) = &block.kind
+            && !self.reminded(number, &node.id, reminded, path)
+        {
+            // what its bodies are made of would be told again
+            return checked;
         }
         let bodies = block.kind.bodies().into_iter().enumerate();
         checked.bodies = bodies

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::shape::short;
 use super::{ID_FIX, Part};
 use crate::definition::block::MAX_DEPTH;
-use crate::definition::{Definition, NodeType, Problem, is_id};
+use crate::definition::reminder::MAX_REMINDED_ID;
+use crate::definition::{BlockType, Definition, NodeType, Problem, is_id};
 
 /// Where each node is; the first one when an id is there twice. What is within too many blocks is left out.
 pub(super) struct Ids<'d> {
@@ -44,6 +45,9 @@ impl<'d> Ids<'d> {
             let NodeType::Block(block) = &node.kind else { continue };
             if depth == MAX_DEPTH {
                 continue; // Noted when the block is checked.
+            }
+            if matches!(block.kind, BlockType::Reminded(_)) && (!is_id(&node.id) || node.id.len() > MAX_REMINDED_ID) {
+                continue; // Noted of the block; the ids of what it holds are made of its own.
             }
             for (below, body) in block.kind.bodies() {
                 let path = format!("{path}nodes[{number}].{below}.");

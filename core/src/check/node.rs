@@ -9,7 +9,7 @@ use super::{CheckedNode, Checker, Program, check_name};
 use crate::definition::{DelayTime, JoinRule, MAX_ID, NodeDefinition, NodeType, OnError, SubflowMode};
 use crate::duration;
 use crate::expression::Template;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 impl<'d> Checker<'d> {
     pub(super) fn node(&mut self, number: usize, node: &'d NodeDefinition, path: &str) -> CheckedNode {
@@ -60,10 +60,7 @@ impl<'d> Checker<'d> {
         };
         match &node.kind {
             NodeType::Task { handler, timeout, retry } => {
-                if handler.len() > MAX_ID || handler.contains(char::is_control) {
-                    let fix = "use at most 128 characters without control characters";
-                    self.wrong(format!("{path}.handler"), "it is no handler name", fix);
-                }
+                self.handler(handler, path);
                 self.patience(*timeout, retry.as_ref(), path);
                 Program::Task
             }
@@ -125,14 +122,21 @@ impl<'d> Checker<'d> {
         }
     }
 
+    pub(super) fn handler(&mut self, handler: &str, path: &str) {
+        if handler.len() > MAX_ID || handler.contains(char::is_control) {
+            let fix = "use at most 128 characters without control characters";
+            self.wrong(format!("{path}.handler"), "it is no handler name", fix);
+        }
+    }
+
     /// How long an attempt may take and how often there is another.
-    pub(super) fn patience(&mut self, timeout: Option<Duration>, retry: Option<&RetryPolicy>, path: &str) {
+    pub(super) fn patience(&mut self, timeout: Option<Duration>, retry: Option<&RetryPolicies>, path: &str) {
         if timeout.is_some_and(|timeout| timeout > duration::MAX || timeout.is_zero()) {
             let fix = "give a time longer than zero and up to 100 years";
             self.wrong(format!("{path}.timeout"), "it is out of range", fix);
         }
         for (field, message, fix) in retry.iter().flat_map(|retry| retry.validate()) {
-            self.wrong(format!("{path}.retry.{field}"), message, fix);
+            self.wrong(format!("{path}.retry{field}"), message, fix);
         }
     }
 }

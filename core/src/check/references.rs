@@ -168,6 +168,12 @@ impl<'d> Around<'d> {
     }
 
     /// The blocks around, the nearest first.
+    /// The approval with a reminder that the body belongs to which is checked.
+    pub(super) fn approval(&self) -> Option<&'d str> {
+        let holder = self.0.last()?.holder?;
+        matches!(holder.kind, BlockType::Reminded(_)).then_some(holder.id)
+    }
+
     fn holders(&self) -> impl Iterator<Item = &Holder<'d>> {
         self.0.iter().rev().filter_map(|level| level.holder.as_ref())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::definition::{EdgeDefinition, JoinRule, NodeDefinition, NodeType, On, Problem};
+use crate::definition::{BlockType, EdgeDefinition, JoinRule, NodeDefinition, NodeType, On, Problem, SubflowMode};
 
 /// How many cycles are named at most.
 const MAX_CYCLES: usize = 100;
@@ -83,17 +83,18 @@ impl<'d> Shape<'d> {
                     let message = format!("it leaves `{}`, which ends the run", short(&edge.from));
                     wrong(message, "remove the edge");
                 }
-                Some(kind) if edge.on == On::Timeout && !waits(kind) => {
-                    let message = format!("it is never taken: `{}` waits for no signal", short(&edge.from));
-                    wrong(
-                        message,
-                        "use \"on\": \"failure\"; only waits, approvals and milestones have edges on timeout",
-                    );
-                }
-                Some(kind) if waits(kind) && edge.on == On::Timeout && !nodes.get(from).is_some_and(has_timeout) => {
-                    let message = format!("it is never taken: `{}` waits for ever", short(&edge.from));
-                    wrong(message, "give that node a `timeout`, or remove the edge");
-                }
+                Some(kind) if edge.on == On::Timeout => match time_of(kind) {
+                    Time::Bounded => {}
+                    Time::Unbounded => {
+                        let message = format!("it is never taken: `{}` waits for ever", short(&edge.from));
+                        wrong(message, "give that node a `timeout`, or remove the edge");
+                    }
+                    Time::None => {
+                        let message = format!("it is never taken: `{}` does not wait", short(&edge.from));
+                        let fix = "use \"on\": \"failure\"; edges on timeout leave waits, approvals, milestones, subflows and tasks";
+                        wrong(message, fix);
+                    }
+                },
                 Some(NodeType::Fail { .. }) if edge.on == On::Success => {
                     let message = format!("it is never taken: `{}` always fails", short(&edge.from));
                     wrong(message, "use \"on\": \"failure\", or remove the edge");
@@ -213,18 +214,28 @@ impl<'d> Shape<'d> {
     }
 }
 
-fn waits(kind: &NodeType) -> bool {
-    matches!(kind, NodeType::Wait(_) | NodeType::Approval(_) | NodeType::Milestone(_))
+/// The time that a node's own attempt has.
+enum Time {
+    /// It does not wait, or its time is not its own: that of a step in a block may be over, too.
+    None,
+    Unbounded,
+    Bounded,
 }
 
-/// True if what waits is bounded in time.
-fn has_timeout(node: &NodeDefinition) -> bool {
-    match &node.kind {
+fn time_of(kind: &NodeType) -> Time {
+    let bounded = match kind {
+        NodeType::Task { .. } => true,
         NodeType::Wait(wait) => wait.timeout.is_some(),
         NodeType::Approval(approval) => approval.timeout.is_some(),
         NodeType::Milestone(milestone) => milestone.timeout.is_some(),
-        _ => false,
-    }
+        NodeType::Subflow(subflow) if subflow.mode == SubflowMode::Wait => subflow.timeout.is_some(),
+        NodeType::Block(block) => match &block.kind {
+            BlockType::Reminded(reminded) => reminded.approval.timeout.is_some(),
+            _ => return Time::None,
+        },
+        _ => return Time::None,
+    };
+    if bounded { Time::Bounded } else { Time::Unbounded }
 }
 
 /// An id in a message, cut to a bearable length.

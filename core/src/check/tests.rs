@@ -98,6 +98,10 @@ fn every_mistake_is_told_with_its_path() {
         (t(json!({"retry": {"retry_on": []}})), "nodes[0].retry.retry_on", "empty"),
         (t(json!({"retry": {"retry_on": [1]}})), "nodes[0].retry.retry_on", "no list of texts"),
         (t(json!({"retry": {"tries": 1}})), "nodes[0].retry.tries", "no such field"),
+        (t(json!({"retry": []})), "nodes[0].retry", "empty"),
+        (t(json!({"retry": [{"retry_on": ["a"]}, 3]})), "nodes[0].retry[1]", "no object"),
+        (t(json!({"retry": [{"retry_on": ["a"], "jitter": 2}, {}]})), "nodes[0].retry[0].jitter", "out of range"),
+        (t(json!({"retry": [{}, {"retry_on": ["a"]}]})), "nodes[0].retry[0]", "takes every failure"),
         (t(json!({"input": {"x": "{{ 1 + }}"}})), "nodes[0].input.x", "expected a value"),
         (t(json!({"input": "{{ nodes.a.output }}"})), "nodes[0].input", "`a` does not run before `a`"),
         (t(json!({"input": "{{ input }}"})), "nodes[0].input", "`input` is not known here"),
@@ -123,7 +127,16 @@ fn every_mistake_is_told_with_its_path() {
         (w(json!({"signal": "{{ signal.name }}"})), "nodes[0].signal", "`signal.name` is not known here"),
         (one(&json!({"id": "a", "type": "approval", "approvers": []})), "nodes[0].approvers", "there are 0"),
         (one(&json!({"id": "a", "type": "approval", "signal": "s"})), "nodes[0].signal", "no such field"),
-        (e(json!([{"from": "a", "to": "b", "on": "timeout"}])), "edges[0]", "waits for no signal"),
+        (
+            json!({"name": "w", "nodes": [{"id": "a", "type": "set", "output": 1}, {"id": "b", "type": "set", "output": 1}], "edges": [{"from": "a", "to": "b", "on": "timeout"}]}),
+            "edges[0]",
+            "does not wait",
+        ),
+        (
+            json!({"name": "w", "nodes": [{"id": "a", "type": "subflow", "workflow": "w"}, {"id": "b", "type": "set", "output": 1}], "edges": [{"from": "a", "to": "b", "on": "timeout"}]}),
+            "edges[0]",
+            "waits for ever",
+        ),
         (one(&json!({"id": "a", "type": "fail"})), "nodes[0].name", "missing"),
         (one(&json!({"id": "a", "type": "fail", "name": "{{ x }}"})), "nodes[0].name", "there is no `x`"),
         (one(&json!({"id": "a", "type": "terminate"})), "nodes[0].state", "missing"),
@@ -408,6 +421,18 @@ fn what_is_as_usual_of_a_subflow_is_left_out() {
         let told = problems(&node(fields));
         assert_eq!(told.0.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(), [path], "{told}");
     }
+}
+
+#[test]
+fn one_policy_is_written_as_an_object_and_several_as_a_list() {
+    let policy = |on: &str| json!({"retry_on": [on], "max_attempts": 2});
+    let task = |retry: Value| json!({"id": "a", "type": "task", "handler": "h", "retry": retry});
+    let definition = |retry: Value| Definition::from_json(&one(&task(retry))).unwrap();
+    assert_eq!(definition(json!([policy("x")])), definition(policy("x")));
+    assert_eq!(definition(json!([policy("x")])).content_hash(), definition(policy("x")).content_hash());
+    let several = definition(json!([policy("x"), policy("y")]));
+    assert_eq!(several.to_value()["nodes"][0]["retry"][1]["retry_on"], json!(["y"]));
+    assert_eq!(Definition::from_json(&several.to_value()).unwrap(), several);
 }
 
 #[test]

@@ -4,8 +4,12 @@ use serde_json::Value;
 
 use super::references::Place;
 use super::{CheckedWait, Checker, schema};
+use crate::definition::block::MAX_ITERATIONS;
+use crate::definition::reminder::MAX_REMINDED_ID;
 use crate::definition::wait::{MAX_SIGNAL, MAX_SIGNALS, approval_signal};
-use crate::definition::{ApprovalDefinition, MilestoneDefinition, WaitDefinition};
+use crate::definition::{
+    ApprovalDefinition, MAX_ID, MilestoneDefinition, RemindedApproval, ReminderDefinition, WaitDefinition,
+};
 use crate::duration;
 use crate::expression::{Reference, Template};
 
@@ -45,7 +49,7 @@ impl<'d> Checker<'d> {
         approval: &'d ApprovalDefinition,
         path: &str,
     ) -> CheckedWait {
-        let names = vec![Template::constant(&Value::from(approval_signal(id)))];
+        let names = vec![Template::constant(&Value::from(approval_signal(self.around.approval().unwrap_or(id))))];
         let approvers = approval.approvers.as_ref().map(|approvers| {
             if !(1..=MAX_APPROVERS).contains(&approvers.len()) {
                 let fix = format!("name 1 to {MAX_APPROVERS}, or leave it out and anyone may answer");
@@ -63,6 +67,29 @@ impl<'d> Checker<'d> {
         let schema = approval.schema.as_ref();
         let schema = schema.and_then(|schema| schema::compile(&format!("{path}.schema"), schema, &mut self.problems));
         CheckedWait { names, approvers, approval: true, reached: None, matches: None, timeout, schema }
+    }
+
+    /// Whether nothing is wrong with what the author of an approval with a reminder wrote.
+    pub(super) fn reminded(&mut self, number: usize, id: &str, reminded: &'d RemindedApproval, path: &str) -> bool {
+        let before = self.problems.len();
+        if (MAX_REMINDED_ID + 1..=MAX_ID).contains(&id.len()) {
+            let fix = format!("use at most {MAX_REMINDED_ID} characters: the nodes that remind are named after it");
+            self.wrong(format!("{path}.id"), "it is too long for an approval with a reminder", fix);
+        }
+        self.approval(number, id, &reminded.approval, path);
+        let ReminderDefinition { handler, after, every, times } = &reminded.reminder;
+        self.handler(handler, &format!("{path}.reminder"));
+        for (field, time) in [("after", Some(*after)), ("every", *every)] {
+            if time.is_some_and(|time| time > duration::MAX || time.is_zero()) {
+                let fix = "give a time longer than zero and up to 100 years";
+                self.wrong(format!("{path}.reminder.{field}"), "it is out of range", fix);
+            }
+        }
+        if times.is_some_and(|times| !(1..=MAX_ITERATIONS).contains(&times)) {
+            let fix = format!("use 1 to {MAX_ITERATIONS}, or leave it out");
+            self.wrong(format!("{path}.reminder.times"), "it is out of range", fix);
+        }
+        self.problems.len() == before
     }
 
     pub(super) fn milestone(&mut self, number: usize, milestone: &'d MilestoneDefinition, path: &str) -> CheckedWait {

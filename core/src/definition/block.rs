@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::reminder::RemindedApproval;
 use super::{EdgeDefinition, JoinRule, NodeDefinition, put};
 use crate::duration;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 /// How deep blocks may be nested.
 pub const MAX_DEPTH: usize = 16;
@@ -40,7 +41,7 @@ pub struct BlockDefinition {
     /// How long one attempt of the block may take, from its start to its end; as long as it takes when not given.
     pub timeout: Option<Duration>,
     /// What follows a failed attempt of the block as a whole; nothing when not given.
-    pub retry: Option<RetryPolicy>,
+    pub retry: Option<RetryPolicies>,
 }
 
 /// What a block does with its bodies.
@@ -108,6 +109,8 @@ pub enum BlockType {
         /// Runs after all that, whatever came of it.
         finally: Option<BodyDefinition>,
     },
+    /// Waits for the answer of a person, and runs a handler meanwhile.
+    Reminded(Box<RemindedApproval>),
 }
 
 /// How many iterations of a `foreach` may fail. Each is a number or a template of one; both may be given.
@@ -148,6 +151,7 @@ impl BlockType {
             Self::If { .. } => "if",
             Self::Switch { .. } => "switch",
             Self::Try { .. } => "try",
+            Self::Reminded(_) => "approval",
         }
     }
 
@@ -172,6 +176,9 @@ impl BlockType {
                 let finally = finally.iter().map(|body| ("finally".to_owned(), body));
                 std::iter::once(("body".to_owned(), body)).chain(catches).chain(finally).collect()
             }
+            Self::Reminded(reminded) => {
+                vec![("answer".to_owned(), &reminded.answer), ("reminder".to_owned(), &reminded.reminders)]
+            }
         }
     }
 
@@ -185,6 +192,7 @@ impl BlockType {
             Self::Try { body, catches, finally } => {
                 std::iter::once(body).chain(catches.iter_mut().map(|catch| &mut catch.body)).chain(finally).collect()
             }
+            Self::Reminded(reminded) => vec![&mut reminded.answer, &mut reminded.reminders],
         }
     }
 }
@@ -237,6 +245,7 @@ impl BlockDefinition {
                 put(map, "catch", &(!catches.is_empty()).then_some(catches));
                 put(map, "finally", &finally.as_ref().map(BodyDefinition::to_value));
             }
+            BlockType::Reminded(reminded) => reminded.write(map),
         }
     }
 }

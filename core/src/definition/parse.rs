@@ -8,16 +8,17 @@ mod fields;
 mod subflow;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::problem::Problem;
 use super::{
     ApprovalDefinition, ContextDefinition, Definition, DelayTime, EdgeDefinition, JoinRule, MAX_EDGES, MAX_NODES,
-    MilestoneDefinition, NodeDefinition, NodeType, On, OnError, WaitDefinition,
+    MilestoneDefinition, NodeDefinition, NodeType, On, OnError, RemindedApproval, ReminderDefinition, WaitDefinition,
 };
 use crate::payload::{self, Payload};
-use crate::retry::{GiveUp, RetryPolicy};
+use crate::retry::{GiveUp, RetryPolicies, RetryPolicy};
 use crate::state::RunState;
 use fields::{Fields, Reading};
 
@@ -122,11 +123,7 @@ fn node(value: &Value, path: String, reading: &mut Reading) -> NodeDefinition {
         }
         "delay" => NodeType::Delay(delay(&mut fields)),
         "wait" => NodeType::Wait(Box::new(wait(&mut fields))),
-        "approval" => NodeType::Approval(Box::new(ApprovalDefinition {
-            approvers: fields.texts("approvers"),
-            timeout: fields.text("timeout"),
-            schema: fields.given("schema"),
-        })),
+        "approval" => approval(&id, &mut fields),
         "subflow" => NodeType::Subflow(Box::new(subflow::subflow(&mut fields))),
         "milestone" => NodeType::Milestone(Box::new(MilestoneDefinition {
             when: fields.needed_text("when"),
@@ -202,7 +199,7 @@ fn own_fields(word: &str) -> Option<&'static [&'static str]> {
         "task" => &["handler", "timeout", "retry"],
         "set" => &["output"],
         "delay" => &["duration", "until"],
-        "approval" => &["approvers", "timeout", "schema"],
+        "approval" => &["approvers", "timeout", "schema", "reminder"],
         "wait" => &["signal", "signals", "match", "timeout", "schema"],
         "subflow" => &subflow::FIELDS,
         "milestone" => &["when", "timeout"],
@@ -252,6 +249,28 @@ fn wait(fields: &mut Fields<'_, '_>) -> WaitDefinition {
         timeout: fields.text("timeout"),
         schema: fields.given("schema"),
     }
+}
+
+fn approval(id: &str, fields: &mut Fields<'_, '_>) -> NodeType {
+    let approval = ApprovalDefinition {
+        approvers: fields.texts("approvers"),
+        timeout: fields.text("timeout"),
+        schema: fields.given("schema"),
+    };
+    let queue = fields.text("queue");
+    let Some(mut reminder) = fields.inner("reminder", &["handler", "after", "every", "times"]) else {
+        return NodeType::Approval(Box::new(approval));
+    };
+    if reminder.get("after").is_none() {
+        reminder.wrong("after", "it is missing", "say after what time it reminds, such as \"1d\"");
+    }
+    let reminder = ReminderDefinition {
+        handler: reminder.needed_text("handler"),
+        after: reminder.duration("after").unwrap_or(Duration::from_secs(1)),
+        every: reminder.duration("every"),
+        times: reminder.count("times"),
+    };
+    NodeType::Block(Box::new(RemindedApproval::block(id, queue.as_deref(), approval, reminder)))
 }
 
 fn context(fields: &mut Fields<'_, '_>) -> ContextDefinition {
@@ -309,9 +328,23 @@ fn rule(name: &str, fields: &Fields<'_, '_>) -> Option<JoinRule> {
     }
 }
 
-fn retry(fields: &mut Fields<'_, '_>) -> Option<RetryPolicy> {
+/// One policy, or a list of them.
+fn retry(fields: &mut Fields<'_, '_>) -> Option<RetryPolicies> {
+    let value = fields.get("retry")?;
+    let Value::Array(_) = value else {
+        return policy(value, fields.at("retry"), fields.reading).map(RetryPolicies::from);
+    };
+    let (listed, path) = (fields.list("retry", RetryPolicies::MOST), fields.at("retry"));
+    if listed.is_empty() {
+        fields.wrong("retry", "it is empty", "give at least one policy, or leave it out");
+    }
+    let read = |(place, value)| policy(value, format!("{path}[{place}]"), fields.reading);
+    RetryPolicies::of(listed.iter().enumerate().filter_map(read).collect())
+}
+
+fn policy(value: &Value, path: String, reading: &mut Reading) -> Option<RetryPolicy> {
     let known = ["max_attempts", "initial", "factor", "max", "jitter", "total", "retry_on", "give_up"];
-    let mut fields = fields.inner("retry", &known)?;
+    let mut fields = Fields::open(value, path, &known, reading)?;
     let found = fields.reading.problems.len();
     let usual = RetryPolicy::default();
     let max = fields.duration("max");
@@ -360,7 +393,7 @@ fn edge(value: &Value, path: String, reading: &mut Reading) -> Option<EdgeDefini
         Some("always") => On::Always,
         Some("timeout") => On::Timeout,
         Some(_) => {
-            let fix = "use \"success\", \"failure\", \"always\" or, after a wait, \"timeout\"";
+            let fix = "use \"success\", \"failure\", \"always\" or, after what waits, \"timeout\"";
             fields.wrong("on", "there is no such ending", fix);
             On::Success
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::put;
 use crate::duration;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 /// How many runs may be around a run.
 pub const MAX_DEPTH: i16 = 32;
@@ -25,7 +25,7 @@ pub struct SubflowDefinition {
     /// How long the node waits; for ever when not given.
     pub timeout: Option<Duration>,
     /// What follows a failed attempt, each of which starts a run; one attempt when not given, as the run's own steps are tried again.
-    pub retry: Option<RetryPolicy>,
+    pub retry: Option<RetryPolicies>,
 }
 
 /// Which version a `subflow` node starts.

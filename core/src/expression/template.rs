@@ -83,6 +83,32 @@ impl Template {
     }
 }
 
+/// A template that gives this value: braces in its texts mean nothing.
+pub fn plain(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(plain_text(text)),
+        Value::Array(items) => items.iter().map(plain).collect(),
+        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), plain(value))).collect(),
+        other => other.clone(),
+    }
+}
+
+/// A template that gives this text as it is.
+pub fn plain_text(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match rest.peek() {
+            Some(mark @ ('{' | '%' | '#')) if c == '{' => {
+                out.push_str(&format!("{{{{ \"{{{mark}\" }}}}"));
+                rest.next();
+            }
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
 /// Where a part of a template stands. Written out only where something is wrong: of each of a hundred thousand items
 /// below long keys, paths would take minutes.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::definition::block::OnLimit;
 use crate::expression::{Expression, Template};
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 /// A body's place in a compiled version. 0 is the run's own graph.
 pub type BodyNumber = usize;
@@ -19,7 +19,7 @@ pub struct Block {
     /// How long one attempt may take.
     pub timeout: Option<Duration>,
     /// What follows a failed attempt.
-    pub retry: RetryPolicy,
+    pub retry: RetryPolicies,
     /// Its bodies, in the order of `BlockType::bodies`.
     pub bodies: Vec<BodyNumber>,
 }
@@ -80,6 +80,8 @@ pub enum BlockKind {
         /// The last body is a `finally`.
         finally: bool,
     },
+    /// Runs both at once; the end of the first is the block's, and nothing follows from that of the second.
+    Reminded,
 }
 
 impl Block {

@@ -14,7 +14,7 @@ use crate::definition::{
 };
 use crate::expression::{Expression, Reference, Template};
 use crate::payload::Payload;
-use crate::retry::RetryPolicy;
+use crate::retry::RetryPolicies;
 
 pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let mut made = Making::of(definition);
@@ -174,7 +174,7 @@ impl<'d> Making<'d> {
                 mode: definition.mode,
                 close_policy: definition.close_policy,
                 timeout: definition.timeout,
-                retry: definition.retry.clone().unwrap_or_else(once),
+                retry: definition.retry.clone().unwrap_or_else(RetryPolicies::once),
             })),
             NodeType::Fail { .. } => NodeKind::Fail,
             NodeType::Terminate { .. } => NodeKind::Terminate,
@@ -189,10 +189,10 @@ impl<'d> Making<'d> {
                 };
                 *bodies = checked;
                 NodeKind::Block(Box::new(Block {
-                    word: definition.kind.word(),
+                    word: block_word(&definition.kind),
                     kind,
                     timeout: definition.timeout,
-                    retry: definition.retry.clone().unwrap_or_else(once),
+                    retry: definition.retry.clone().unwrap_or_else(RetryPolicies::once),
                     bodies: Vec::new(),
                 }))
             }
@@ -247,9 +247,12 @@ impl<'d> Making<'d> {
     }
 }
 
-/// The policy of what is not tried again by itself, since what is in it is.
-fn once() -> RetryPolicy {
-    RetryPolicy { max_attempts: 1, ..RetryPolicy::default() }
+/// The word in the tables. The approval itself is a node within a block of that name.
+fn block_word(kind: &BlockType) -> &'static str {
+    match kind {
+        BlockType::Reminded(_) => "reminded",
+        kind => kind.word(),
+    }
 }
 
 fn join(node: &NodeDefinition, indegree: usize) -> Option<Join> {
@@ -296,6 +299,7 @@ fn block_kind(definition: &BlockDefinition, checked: CheckedBlock) -> Option<(Bl
             catches: catches.iter().map(|catch| catch.on.clone()).collect(),
             finally: finally.is_some(),
         },
+        BlockType::Reminded(_) => BlockKind::Reminded,
     };
     Some((kind, bodies))
 }

@@ -1,6 +1,6 @@
 //! What it means that a node gives up.
 
-use super::{Extra, Graph, NodeKind, NodeNumber, NodeResult, On, Values};
+use super::{Extra, Graph, NodeNumber, NodeResult, On, Values};
 use crate::error::{ErrorKind, StepError};
 use crate::expression::{Reference, Scope, Template};
 use crate::payload::Payload;
@@ -43,13 +43,12 @@ pub enum GivesUp {
 }
 
 impl Graph {
-    /// Whether this is the time of a wait that is over, and an edge says what then: it comes before the policy and the edges on failure.
+    /// Whether this is the node's own time that is over, and an edge says what then: it comes before the policy and the edges on failure. (In a child run
+    /// the time of a step may have been over: that is a failure like any other.)
     pub(crate) fn takes_timeout(&self, number: NodeNumber, error: &StepError) -> bool {
-        let Some(node) = self.node(number).filter(|node| matches!(node.kind, NodeKind::Wait { .. })) else {
-            return false;
-        };
+        let Some(node) = self.node(number) else { return false };
         let mut edges = node.outgoing.iter().filter_map(|&edge| self.edges().get(edge));
-        error.kind == ErrorKind::Timeout && edges.any(|edge| edge.on == On::Timeout)
+        error.kind == ErrorKind::Timeout && !error.from_child && edges.any(|edge| edge.on == On::Timeout)
     }
 
     /// What becomes of a node that has this error and no attempt left. `values` has what it needs. `Err`: its fallback cannot be evaluated, which is

@@ -1,6 +1,6 @@
 //! Going on within a block: which of its bodies stay as they are, which go on where they stood, and what the block counts then. A block is taken up where
 //! what is on record says all of it; else it is run again as a whole, in new frames: a `try` whose catch or `finally` had begun, a block that failed although
-//! nothing in it did, a `foreach` with items left to begin that come from the run's context, which may be another now.
+//! nothing in it did, an approval with reminders, a `foreach` with items left to begin that come from the run's context, which may be another now.
 
 use std::collections::BTreeSet;
 
@@ -62,6 +62,12 @@ impl Plotter<'_> {
             BlockKind::If { .. } | BlockKind::Switch { .. } => self.one_body(taken)?,
             BlockKind::While { .. } | BlockKind::Try { .. } => self.one_after_another(taken)?,
             BlockKind::Parallel { .. } | BlockKind::Foreach { .. } => self.at_once(taken)?,
+            // who is asked again is reminded again, from the beginning
+            BlockKind::Reminded if from.is_none() => None,
+            BlockKind::Reminded => {
+                let why = format!("{} is an approval: begin with it", node.id);
+                return Err(Error::Place { place: self.place(taken), why });
+            }
         };
         let Some(mut course) = course.filter(|course| !course.runs_nothing()) else { return Ok(None) };
         if course.turns.iter().any(|turn| turn.frame == whole.facts.frame && !turn.completed) {

@@ -95,6 +95,7 @@ fn body_name(block: &Block, place: usize) -> Option<String> {
         BlockKind::If { .. } => if place == 0 { "then" } else { "else" }.to_owned(),
         BlockKind::Switch { whens } if place == whens.len() => "default".to_owned(),
         BlockKind::Switch { .. } => place.to_string(),
+        BlockKind::Reminded => if place == 0 { "answer" } else { "reminder" }.to_owned(),
         BlockKind::Try { .. } if place == 0 => "body".to_owned(),
         BlockKind::Try { catches, .. } if place > catches.len() => "finally".to_owned(),
         BlockKind::Try { catches, .. } if catches.len() == 1 => "catch".to_owned(),

@@ -253,6 +253,7 @@ impl Interpreter<'_> {
         // what was lost or given back says nothing
         let tries: Vec<&Attempt> = attempts.iter().filter(|attempt| !matches!(attempt.outcome, 3 | 6)).collect();
         let mut failed = 0;
+        let mut failures = Vec::new();
         for (at, attempt) in tries.iter().enumerate() {
             let last = at + 1 == tries.len();
             // a step whose worker dies five times while it runs nothing else is given up
@@ -282,7 +283,8 @@ impl Interpreter<'_> {
                     if attempt.error.as_ref() != Some(&why) {
                         return Err(format!("attempt {} has the error {:?}, not {why}", attempt.number, attempt.error));
                     }
-                    if again(node.retry.as_ref().or(default_retry(node).as_ref()), &why, failed) {
+                    failures.push(why.clone());
+                    if again(&policies(node), &failures) {
                         if attempt.outcome != 2 || self.terminates(node) {
                             return Err(format!("attempt {} should have failed: {attempt:?}", attempt.number));
                         }
@@ -423,15 +425,21 @@ fn completed(body: &Body, places: &[usize], ends: &[End]) -> Value {
     places.iter().filter_map(output).collect()
 }
 
-/// Whether a failed attempt is followed by another.
-fn again(retry: Option<&Retry>, error: &Value, failed: usize) -> bool {
-    let Some(retry) = retry else { return false };
-    let (name, kind) = (error["name"].as_str().unwrap_or_default(), error["kind"].as_str().unwrap_or_default());
-    let covers = retry.on.is_empty() || retry.on.iter().any(|word| word == name || word == kind);
-    matches!(kind, "retryable" | "timeout" | "panic") && covers && failed < retry.max_attempts
+/// Whether the last of these failures is followed by another attempt: the first policy that lists it says so, by those of them that it is the first for.
+fn again(policies: &[Retry], failures: &[Value]) -> bool {
+    let listed = |retry: &Retry, error: &Value| {
+        retry.on.is_empty() || retry.on.iter().any(|word| error["name"] == json!(word) || error["kind"] == json!(word))
+    };
+    let first = |error: &Value| policies.iter().position(|retry| listed(retry, error));
+    let Some((last, policy)) = failures.last().and_then(|last| Some((last, first(last)?))) else { return false };
+    let own = failures.iter().filter(|error| first(error) == Some(policy)).count();
+    matches!(last["kind"].as_str(), Some("retryable" | "timeout" | "panic")) && own < policies[policy].max_attempts
 }
 
 /// A task is tried three times where it does not say otherwise, a block once.
-fn default_retry(node: &Node) -> Option<Retry> {
-    matches!(node.kind, Kind::Task).then_some(Retry { max_attempts: 3, on: Vec::new() })
+fn policies(node: &Node) -> Vec<Retry> {
+    match node.kind {
+        Kind::Task if node.retry.is_empty() => vec![Retry { max_attempts: 3, on: Vec::new() }],
+        _ => node.retry.clone(),
+    }
 }

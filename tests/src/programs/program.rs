@@ -57,7 +57,7 @@ pub struct Node {
     /// What its giving up means.
     pub on_error: OnError,
     /// Of a task or a block.
-    pub retry: Option<Retry>,
+    pub retry: Vec<Retry>,
     /// Of a task, a block or a wait, in milliseconds.
     pub timeout: Option<u32>,
 }

@@ -173,7 +173,7 @@ impl Maker<'_> {
             input: None,
             need: 0,
             on_error: OnError::Fail,
-            retry: None,
+            retry: Vec::new(),
             timeout: None,
         };
         if self.chance(40) {
@@ -224,8 +224,17 @@ impl Maker<'_> {
             } else {
                 Vec::new()
             };
-            node.retry = Some(Retry { max_attempts: if hangs { 1 } else { self.random.random_range(1..4) }, on });
+            if !hangs && self.chance(25) {
+                node.retry.push(self.first_policy());
+            }
+            node.retry.push(Retry { max_attempts: if hangs { 1 } else { self.random.random_range(1..4) }, on });
         }
+    }
+
+    /// A policy that stands before another.
+    fn first_policy(&mut self) -> Retry {
+        let on = vec![self.one_of(&["flop", "timeout", "panic"]).to_owned()];
+        Retry { max_attempts: self.random.random_range(1..4), on }
     }
 
     fn wait(&mut self, node: &mut Node, sight: &Sight) {
@@ -322,7 +331,10 @@ impl Maker<'_> {
             }
         };
         if self.chance(35) {
-            node.retry = Some(Retry { max_attempts: self.random.random_range(2..4), on: Vec::new() });
+            if self.chance(30) {
+                node.retry.push(self.first_policy());
+            }
+            node.retry.push(Retry { max_attempts: self.random.random_range(2..4), on: Vec::new() });
         }
         if self.chance(15) {
             node.timeout = Some(self.one_of(&[60, 500, 3_600_000]));

@@ -26,8 +26,8 @@ pub fn smaller(body: &Body) -> Vec<Body> {
         if !matches!(node.on_error, OnError::Fail) {
             with(&|body| body.nodes[place].on_error = OnError::Fail);
         }
-        if node.kind.is_block() && node.retry.is_some() {
-            with(&|body| body.nodes[place].retry = None);
+        if node.kind.is_block() && !node.retry.is_empty() {
+            with(&|body| body.nodes[place].retry.clear());
         }
         if node.input.is_some() {
             with(&|body| body.nodes[place].input = None);

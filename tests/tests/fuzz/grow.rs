@@ -292,6 +292,9 @@ fn number(rng: &mut StdRng) -> Value {
 }
 
 fn retry(rng: &mut StdRng) -> Value {
+    if rng.random_range(0..4) == 0 {
+        return (0..rng.random_range(0..3)).map(|_| retry(rng)).collect();
+    }
     json!({"max_attempts": rng.random_range(0..5), "factor": rng.random_range(0..4), "initial": duration(rng), "jitter": 0.5})
 }
 

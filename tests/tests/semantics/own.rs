@@ -182,6 +182,33 @@ async fn machines_of_our_own_do_what_they_say() {
     fleet.finish().await;
 }
 
+/// The example of the language's own documentation.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_retrier_counts_the_failures_that_it_is_the_first_for() {
+    let retry = json!([{"ErrorEquals": ["ErrorA", "ErrorB"], "IntervalSeconds": 1, "BackoffRate": 2, "MaxAttempts": 2},
+        {"ErrorEquals": ["ErrorC"], "IntervalSeconds": 5}]);
+    let state = json!({"Type": "Task", "Resource": "fails", "Retry": retry, "End": true, "Catch": [{"ErrorEquals": ["States.ALL"], "Next": "caught"}]});
+    let mut definition =
+        imported("retriers", &machine("x", json!({"x": state, "caught": {"Type": "Pass", "End": true}})));
+    hurry(&mut definition);
+    let mut fleet = TestFleet::publish([definition]).await;
+    let worker = fleet.worker().queue("default", Slots(4));
+    let worker = worker.handler("fails", async |step: Step, names: Vec<String>| {
+        match names.get(usize::try_from(step.attempt() - 1).unwrap()) {
+            Some(name) => Err(Failure::retryable("").named(name)),
+            None => Ok("done"),
+        }
+    });
+    fleet.add(worker).await;
+    let (run, output) = fleet.complete("retriers", json!(["ErrorA", "ErrorB", "ErrorC", "ErrorB"])).await;
+    assert_eq!((&output["Error"], fleet.tries(run, "x").await.len()), (&json!("ErrorB"), 4));
+    let (run, output) = fleet.complete("retriers", json!(["ErrorA", "ErrorB", "ErrorC", "ErrorC", "ErrorC"])).await;
+    assert_eq!((output, fleet.tries(run, "x").await.len()), (json!("done"), 6));
+    let (run, output) = fleet.complete("retriers", json!(["ErrorC", "ErrorD"])).await;
+    assert_eq!((&output["Error"], fleet.tries(run, "x").await.len()), (&json!("ErrorD"), 2));
+    fleet.finish().await;
+}
+
 /// Hands its token to the test, which answers.
 fn asking() -> Value {
     let ask = |fields: Value| {

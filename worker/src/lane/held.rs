@@ -12,6 +12,7 @@ use longshore_core::mock::Mocks;
 use longshore_core::payload::Payload;
 use longshore_core::queue::{Claimed, HeldStep};
 use longshore_core::results::Instance;
+use longshore_core::retry::Failures;
 use longshore_core::state::{Outcome, RunState};
 use tokio_util::sync::CancellationToken;
 
@@ -48,8 +49,10 @@ pub(crate) struct Held {
     pub(crate) changes: Vec<Change>,
     /// `values.run.input` is the run's input.
     pub(crate) input_at_hand: bool,
-    /// When its first attempt began, where its policy bounds the time since then.
+    /// When its first attempt began, where one of its policies bounds the time since then.
     pub(crate) since_first: Option<Instant>,
+    /// What its earlier failures were, where it has several policies.
+    pub(crate) failures: Vec<Failures>,
     /// A handler that is still at it then does not yield.
     pub(crate) overdue_at: Option<Instant>,
     /// It occupies a slot: it runs a handler.
@@ -77,6 +80,7 @@ impl Finished {
             duration: self.duration,
             changes: &held.changes,
             since_first: held.since_first.map(|first| now.duration_since(first)),
+            failures: &held.failures,
             random: self.random,
             slot: held.slot,
             run_ended: held.run_ended,
@@ -132,6 +136,7 @@ impl Finished {
             hops: before.hops + 1,
             since: before.since,
             since_first: None,
+            failures: Vec::new(),
         }
     }
 }
@@ -247,6 +252,7 @@ impl Held {
             hops: 0,
             since: Instant::now(),
             since_first: None,
+            failures: Vec::new(),
         }
     }
 }

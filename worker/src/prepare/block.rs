@@ -160,6 +160,7 @@ fn engine_step(held: &Held, whole: &FrameFacts) -> Result<Ending, StepError> {
             Next::Open(opening) => Ending::Opened(Box::new(opening)),
             Next::End(result) => Ending::BlockEnds(result),
             Next::Failed => Ending::IterationFailed,
+            Next::Nothing => Ending::Told,
         },
         (OPEN, _) => {
             let (given, iterations) = given(held, whole)?;

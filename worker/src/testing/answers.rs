@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use longshore_core::error::ErrorKind;
 use longshore_core::mock::{Answer, Answers as Mocks, MOCK_INPUT, MOCK_MISSING, MockError, keys};
 use longshore_core::payload::Payload;
 
@@ -95,7 +96,10 @@ impl Answers {
 fn give(answer: &Answer) -> Result<Payload, Failure> {
     match answer.result() {
         Ok(output) => Payload::of(output).map_err(Failure::permanent),
-        Err(MockError { name, message, retryable: true }) => Err(Failure::retryable(message.as_str()).named(name)),
+        Err(MockError { message, kind: ErrorKind::Timeout, .. }) => Err(Failure::timeout(message)),
+        Err(MockError { name, message, kind: ErrorKind::Retryable }) => {
+            Err(Failure::retryable(message.as_str()).named(name))
+        }
         Err(MockError { name, message, .. }) => Err(Failure::permanent(message.as_str()).named(name)),
     }
 }

@@ -175,11 +175,18 @@ fn add_bodies(nodes: &[NodeDefinition], ran: &BTreeSet<&str>, bodies: &mut Vec<B
     }
 }
 
+/// The last record of a step.
+struct Last<'a> {
+    attempt: &'a AttemptView,
+    /// What it gave or why it failed; none for one that did neither.
+    result: Option<NodeResult>,
+}
+
 /// How the nodes of a run ended, and what their edges read.
 struct Records<'a> {
     facts: Arc<RunFacts>,
     /// The last record of each step, by frame and node.
-    last: BTreeMap<(i32, NodeNumber), &'a AttemptView>,
+    last: BTreeMap<(i32, NodeNumber), Last<'a>>,
     frames: HashMap<results::FrameRef, Arc<[FrameFacts]>>,
     /// Every snapshot of the context, the oldest first.
     contexts: Vec<Snapshot>,
@@ -187,13 +194,15 @@ struct Records<'a> {
 
 impl<'a> Records<'a> {
     async fn read(pool: &PgPool, graph: &Graph, run: &Run, attempts: &'a [AttemptView]) -> Result<Self, sqlx::Error> {
-        let mut last: BTreeMap<(i32, NodeNumber), &AttemptView> = BTreeMap::new();
+        let mut newest: BTreeMap<(i32, NodeNumber), &AttemptView> = BTreeMap::new();
         for attempt in attempts.iter().filter(|attempt| attempt.number >= 0) {
-            let known = last.entry((attempt.frame, attempt.number)).or_insert(attempt);
+            let known = newest.entry((attempt.frame, attempt.number)).or_insert(attempt);
             if known.attempt < attempt.attempt {
                 *known = attempt;
             }
         }
+        let last: BTreeMap<(i32, NodeNumber), Last<'_>> =
+            newest.into_iter().map(|(step, attempt)| (step, Last { attempt, result: result(attempt) })).collect();
         let mut within: Vec<results::FrameRef> =
             last.keys().filter(|(frame, _)| *frame > 0).map(|(frame, _)| (run.run_id, *frame)).collect();
         within.dedup();
@@ -208,33 +217,28 @@ impl<'a> Records<'a> {
         };
         let mut contexts = Vec::new();
         if graph.context().is_some() && graph.edges().iter().any(|edge| edge.when().is_some()) {
-            let newest = context::snapshots(pool, run.run_id, None, false).await?.first().map_or(-1, |newest| newest.n);
-            for n in 0..=newest {
-                contexts.extend(context::snapshots(pool, run.run_id, Some(n), false).await?);
-            }
+            contexts = context::snapshots(pool, run.run_id, None, u32::MAX).await?;
+            contexts.reverse();
         }
         Ok(Self { facts: Arc::new(facts), last, frames: results::frames(pool, &within).await?, contexts })
     }
 
     /// Each edge of each node that ended, with whether it was taken.
     fn edges(&self, graph: &Graph) -> Vec<(usize, bool)> {
-        let taken = |((frame, node), attempt): (&(i32, NodeNumber), &&AttemptView)| {
-            let values = self.values(graph, *frame, attempt);
-            let (completed, error);
-            let ending = match attempt.outcome {
-                Outcome::Skipped => Ending::Skipped,
-                Outcome::Completed => {
-                    completed = payload(attempt.output.as_ref());
-                    Ending::Completed(&completed)
-                }
-                Outcome::Failed | Outcome::Lost => {
-                    error = StepError::from_payload(&payload(attempt.error.as_ref()));
+        let taken = |((frame, node), last): (&(i32, NodeNumber), &Last<'_>)| {
+            let values = self.values(graph, *frame, *node, last.attempt);
+            let error;
+            let ending = match &last.result {
+                None if last.attempt.outcome == Outcome::Skipped => Ending::Skipped,
+                None => return Vec::new(),
+                Some(NodeResult::Completed(output)) => Ending::Completed(output),
+                Some(NodeResult::Failed(why)) => {
+                    error = StepError::from_payload(why);
                     match graph.gives_up(*node, &error, &values) {
                         Ok(GivesUp::Skips) => Ending::Skipped,
                         _ => Ending::GaveUp(&error),
                     }
                 }
-                Outcome::Canceled | Outcome::Released => return Vec::new(),
             };
             // a condition that cannot be evaluated failed its node, or the run: then no edge was taken
             successor::taken(graph, *node, ending, &values).unwrap_or_default()
@@ -242,21 +246,18 @@ impl<'a> Records<'a> {
         self.last.iter().flat_map(taken).collect()
     }
 
-    /// What the edges of a node in this frame could read when it ended.
-    fn values(&self, graph: &Graph, frame: i32, attempt: &AttemptView) -> Values {
+    /// What the edges of a node in this frame could read when it ended: what the node needs.
+    fn values(&self, graph: &Graph, frame: i32, node: NodeNumber, attempt: &AttemptView) -> Values {
         let mut values = Values::new(Arc::clone(&self.facts));
         if let Some(frames) = self.frames.get(&(self.facts.run_id, frame)) {
             values.frames = Arc::clone(frames);
         }
-        let around: Vec<i32> = std::iter::once(0).chain(values.frames.iter().map(|frame| frame.frame)).collect();
-        for frame in around {
-            for ((_, node), attempt) in self.last.range((frame, 0)..=(frame, NodeNumber::MAX)) {
-                let result = match attempt.outcome {
-                    Outcome::Completed => NodeResult::Completed(payload(attempt.output.as_ref())),
-                    Outcome::Failed | Outcome::Lost => NodeResult::Failed(payload(attempt.error.as_ref())),
-                    _ => continue,
-                };
-                values.results.insert(*node, result);
+        let needed = graph.node(node).map_or(&[][..], |node| node.needs().nodes.as_slice());
+        for needed in needed {
+            let frame = graph.frame_of(*needed, &values.frames);
+            let last = frame.and_then(|frame| self.last.get(&(frame, *needed)));
+            if let Some(result) = last.and_then(|last| last.result.clone()) {
+                values.results.insert(*needed, result);
             }
         }
         let began = attempt.claimed_at.unwrap_or(attempt.finished_at);
@@ -266,6 +267,14 @@ impl<'a> Records<'a> {
             None => graph.context().cloned(),
         };
         values
+    }
+}
+
+fn result(attempt: &AttemptView) -> Option<NodeResult> {
+    match attempt.outcome {
+        Outcome::Completed => Some(NodeResult::Completed(payload(attempt.output.as_ref()))),
+        Outcome::Failed | Outcome::Lost => Some(NodeResult::Failed(payload(attempt.error.as_ref()))),
+        _ => None,
     }
 }
 

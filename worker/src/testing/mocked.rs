@@ -1,7 +1,7 @@
 //! Definitions as a test publishes them: a `subflow` that a mock answers is a task there.
 
 use longshore_core::definition::{Definition, NodeDefinition, NodeType};
-use longshore_core::retry::RetryPolicy;
+use longshore_core::retry::RetryPolicies;
 
 /// The handler of a task that stands for a `subflow`; its mock is found by its node.
 const SUBFLOW: &str = "subflow";
@@ -17,11 +17,10 @@ fn replace(nodes: &mut [NodeDefinition], is_mocked: &dyn Fn(&str) -> bool) {
     for node in nodes {
         match &mut node.kind {
             NodeType::Subflow(subflow) if is_mocked(&node.id) => {
-                let once = RetryPolicy { max_attempts: 1, ..RetryPolicy::default() };
                 node.kind = NodeType::Task {
                     handler: SUBFLOW.to_owned(),
                     timeout: subflow.timeout,
-                    retry: Some(subflow.retry.clone().unwrap_or(once)),
+                    retry: Some(subflow.retry.clone().unwrap_or_else(RetryPolicies::once)),
                 };
             }
             NodeType::Block(block) => {

@@ -18,8 +18,7 @@ impl Translation {
         around: &Around,
         graph: &mut Graph,
     ) -> Vec<Exit> {
-        let field = if state.jsonata { "Arguments" } else { "Parameters" };
-        let input = self.input(state, field, &arrival.scope);
+        let input = self.input(state, state.payload_field(), &arrival.scope);
         let inside = around.within(id, None);
         let branch = |(place, machine): (usize, &Machine<'_>)| {
             let mut branch = json!({"id": (place + 1).to_string()});
@@ -33,12 +32,9 @@ impl Translation {
         self.patience(state, &mut node);
         Self::give(&mut node, input, arrival);
         graph.nodes.push(node);
-        let stage = Stage { document: output(id), at: id.to_owned() };
         // a list of what the branches gave, where ours is an object
-        let stage = self.append(state, "list", json!(outputs), stage, graph);
-        let mut exits = vec![self.leave(state, &arrival.scope, stage, graph)];
-        exits.extend(self.catches(state, id, &arrival.scope, None, graph));
-        exits
+        let stage = self.append(state, "list", json!(outputs), Stage::of(id), graph);
+        self.exits(state, id, &arrival.scope, stage, None, graph)
     }
 
     pub(super) fn map(
@@ -77,10 +73,7 @@ impl Translation {
         node["body"] = body.value();
         Self::give(&mut node, input, arrival);
         graph.nodes.push(node);
-        let stage = Stage { document: output(id), at: id.to_owned() };
-        let mut exits = vec![self.leave(state, raw, stage, graph)];
-        exits.extend(self.catches(state, id, raw, None, graph));
-        exits
+        self.exits(state, id, raw, Stage::of(id), None, graph)
     }
 
     /// The items, `own` being the document that the block is given.
@@ -134,13 +127,6 @@ impl Translation {
             _ => Err("it is no number, or given twice".to_owned()),
         };
         Some(self.or_refuse(state.name, field, found, Limit::Given(1.0)))
-    }
-
-    /// The retry policy of a block, where it has one.
-    fn patience(&mut self, state: &State<'_>, node: &mut Value) {
-        if state.get("Retry").is_some() {
-            node["retry"] = self.retry(state);
-        }
     }
 
     /// A distributed Map without a reader does what an inline one does.

@@ -29,8 +29,7 @@ impl Translation {
         arrival: &Arrival,
         graph: &mut Graph,
     ) -> (String, Vec<Exit>) {
-        let field = if state.jsonata { "Arguments" } else { "Parameters" };
-        let given = self.input(state, field, &arrival.scope);
+        let given = self.input(state, state.payload_field(), &arrival.scope);
         if state.get("HeartbeatSeconds").is_some() {
             self.refuse(state.name, "HeartbeatSeconds is translated with .waitForTaskToken only");
         }
@@ -57,9 +56,7 @@ impl Translation {
         graph.set(&input, given["Input"].clone());
         let given_input = format!("{}|default({{}})", output(&input));
         let mut node = json!({"id": id, "type": "subflow", "workflow": workflow, "input": template(&given_input)});
-        if state.get("Retry").is_some() {
-            node["retry"] = self.retry(state);
-        }
+        self.patience(state, &mut node);
         if let Some(seconds) = self.seconds(state, "TimeoutSeconds") {
             node["timeout"] = json!(format!("{seconds}s"));
         }
@@ -73,10 +70,7 @@ impl Translation {
         if let Some(name) = given.get("Name") {
             result["Name"] = name.clone();
         }
-        let stage = Stage { document: output(id), at: id.to_owned() };
-        let stage = self.append(state, "execution", result, stage, graph);
-        let mut exits = vec![self.leave(state, &arrival.scope, stage, graph)];
-        exits.extend(self.catches(state, id, &arrival.scope, None, graph));
-        (input, exits)
+        let stage = self.append(state, "execution", result, Stage::of(id), graph);
+        (input, self.exits(state, id, &arrival.scope, stage, None, graph))
     }
 }

@@ -1,5 +1,6 @@
 //! What a state is given and what it makes of its result: payload templates and the fields around them.
 
+use longshore_core::expression::plain;
 use serde_json::{Map, Value, json};
 
 use super::graph::Graph;
@@ -18,6 +19,13 @@ pub(super) struct Stage {
     pub document: String,
 }
 
+impl Stage {
+    /// The node gives the document.
+    pub(super) fn of(id: &str) -> Self {
+        Self { document: output(id), at: id.to_owned() }
+    }
+}
+
 impl Translation {
     /// A payload template as a template of ours.
     pub(super) fn payload(&mut self, state: &State<'_>, field: &str, value: &Value, scope: &Scope) -> Value {
@@ -28,7 +36,7 @@ impl Translation {
                 let found = path::jsonata(text, scope);
                 template(&self.or_refuse(state.name, field, found, "none".to_owned()))
             }
-            other => constant(other),
+            other => plain(other),
         }
     }
 
@@ -174,32 +182,6 @@ impl Translation {
         let id = self.id(&self.node(state.name), what);
         graph.set(&id, made);
         graph.follow(&stage.at, &id);
-        Stage { document: output(&id), at: id }
+        Stage::of(&id)
     }
-}
-
-/// A constant as a template, in which braces mean nothing.
-pub(super) fn constant(value: &Value) -> Value {
-    match value {
-        Value::String(text) => json!(plain(text)),
-        Value::Array(items) => items.iter().map(constant).collect(),
-        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (key.clone(), constant(value))).collect()),
-        other => other.clone(),
-    }
-}
-
-/// A text as a template that gives it as it is.
-pub(super) fn plain(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        match rest.peek() {
-            Some(mark @ ('{' | '%' | '#')) if c == '{' => {
-                out.push_str(&format!("{{{{ \"{{{mark}\" }}}}"));
-                rest.next();
-            }
-            _ => out.push(c),
-        }
-    }
-    out
 }

@@ -146,23 +146,26 @@ impl Translation {
         }
     }
 
-    /// The retry policy of a state: that of its only retrier. Without one it is tried once.
+    /// The retry policies of a state, one for each retrier. Without one it is tried once.
     pub(super) fn retry(&mut self, state: &State<'_>) -> Value {
-        let once = json!({"max_attempts": 1});
+        let once = || json!({"max_attempts": 1});
         let retriers: Vec<_> = state.list("Retry").collect();
-        match retriers.as_slice() {
-            [] => once,
-            [only] => {
-                let policy = policy(only);
-                self.or_refuse(state.name, "Retry", policy, once)
-            }
-            _ => {
-                self.refuse(
-                    state.name,
-                    "Retry: there are several retriers, each with a count of its own; a node has one policy",
-                );
-                once
-            }
+        let read = |retrier: &&Value| {
+            let policy = policy(retrier);
+            self.or_refuse(state.name, "Retry", policy, once())
+        };
+        let mut policies: Vec<Value> = retriers.iter().map(read).collect();
+        let all = |retrier: &Value| names(retrier).is_ok_and(|names| names.contains(&"States.ALL"));
+        if retriers.iter().rev().skip(1).any(|retrier| all(retrier)) {
+            self.refuse(state.name, "Retry: only the last retrier may name States.ALL, which takes every failure");
+        }
+        if policies.len() > 1 { Value::from(policies) } else { policies.pop().unwrap_or_else(once) }
+    }
+
+    /// The retry policies of a node that is tried once where it does not say otherwise.
+    pub(super) fn patience(&mut self, state: &State<'_>, node: &mut Value) {
+        if state.get("Retry").is_some() {
+            node["retry"] = self.retry(state);
         }
     }
 }

@@ -7,17 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use longshore_core::definition::block::{MAX_DEPTH, MAX_ITERATIONS};
 use serde_json::{Value, json};
 
+use super::data::Stage;
 use super::graph::{Graph, Way};
 use super::machine::{Machine, State};
 use super::path::Scope;
 use super::{Translation, frame, literal, output, template};
-
-/// How deep loops may nest: as deep as blocks.
-const MAX_LOOPS: usize = 16;
-/// The most passes of a loop: as many as a `while` may make.
-const MAX_PASSES: u32 = 1_000_000;
 
 /// What is around the states of a body.
 #[derive(Clone)]
@@ -64,6 +61,13 @@ pub(super) struct Exit {
     pub document: String,
     /// The state it leads to; none at an end.
     pub to: Option<String>,
+}
+
+impl Exit {
+    /// The way on from a state that is done.
+    pub(super) fn of(state: &State<'_>, stage: Stage) -> Self {
+        Self { from: stage.at, way: Way::default(), document: stage.document, to: state.next().map(str::to_owned) }
+    }
 }
 
 /// States among which something is to be made of the ways: all of a machine, or those of a loop.
@@ -284,8 +288,8 @@ impl Translation {
         let head = region.start;
         let id = self.id(&self.node(head), "loop");
         self.depth += 1;
-        if self.depth > MAX_LOOPS {
-            self.refuse(head, format!("loops are nested more than {MAX_LOOPS} levels deep"));
+        if self.depth > MAX_DEPTH {
+            self.refuse(head, format!("loops are nested more than {MAX_DEPTH} levels deep"));
             self.depth -= 1;
             return (id, Vec::new());
         }
@@ -313,7 +317,7 @@ impl Translation {
             body.output = Some(template(&output(&end)));
         }
         graph.nodes.push(json!({
-            "id": id, "type": "while", "when": format!("input.next == {}", literal(head)), "max_iterations": MAX_PASSES,
+            "id": id, "type": "while", "when": format!("input.next == {}", literal(head)), "max_iterations": MAX_ITERATIONS,
             "input": {"next": head, "document": template(&arrival.scope.document)}, "body": body.value()
         }));
         self.depth -= 1;

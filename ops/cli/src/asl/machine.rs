@@ -3,12 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use longshore_core::definition::block::MAX_DEPTH;
 use serde_json::{Map, Value};
 
 use super::Translation;
-
-/// How deep Map and Parallel may nest; deeper ones would be no definition.
-const MAX_DEPTH: usize = 16;
 
 /// A machine, or the part of one that a Map or a Parallel holds.
 pub(super) struct Machine<'m> {
@@ -186,7 +184,7 @@ impl<'m> State<'m> {
         };
         for field in fields.keys().filter(|field| !known(field)) {
             let why = match field.as_str() {
-                "Assign" => "it sets variables, and runs have none",
+                "Assign" => "a run has one context, and each branch and item variables of its own",
                 "ItemReader" | "ItemBatcher" | "ResultWriter" => {
                     "items come from the document and results go back to it"
                 }
@@ -245,6 +243,11 @@ impl<'m> State<'m> {
     /// A field; none when it is not given.
     pub(super) fn get(&self, field: &str) -> Option<&'m Value> {
         self.fields.get(field)
+    }
+
+    /// The field that makes what it works with.
+    pub(super) fn payload_field(&self) -> &'static str {
+        if self.jsonata { "Arguments" } else { "Parameters" }
     }
 
     /// The items of a list of objects.

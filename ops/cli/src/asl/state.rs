@@ -1,14 +1,15 @@
 //! One state as nodes: Pass, Wait, Succeed and Fail here, the others in modules of their own.
 
 use chrono::DateTime;
+use longshore_core::expression::{plain, plain_text};
 use serde_json::{Value, json};
 
-use super::data::{Stage, constant, plain};
+use super::data::Stage;
 use super::flow::{Around, Arrival, Exit};
-use super::graph::{Graph, Way};
+use super::graph::Graph;
 use super::machine::{Kind, State};
 use super::path::{self, Scope};
-use super::{Translation, output, template};
+use super::{Translation, template};
 
 impl Translation {
     /// Adds the nodes of a state; the first of them, and the ways that leave it.
@@ -30,8 +31,7 @@ impl Translation {
             Kind::Succeed => {
                 let made = self.input(state, "", &arrival.scope);
                 graph.set(&id, made);
-                let stage = Stage { document: output(&id), at: id.clone() };
-                vec![self.leave(state, &arrival.scope, stage, graph)]
+                vec![self.leave(state, &arrival.scope, Stage::of(&id), graph)]
             }
             Kind::Fail => {
                 let text = |this: &mut Self, field: &str| this.text(state, field, &arrival.scope);
@@ -48,7 +48,22 @@ impl Translation {
     /// The way on when the state is done, behind the nodes that make its output.
     pub(super) fn leave(&mut self, state: &State<'_>, raw: &Scope, stage: Stage, graph: &mut Graph) -> Exit {
         let stage = self.finish(state, raw, stage, graph);
-        Exit { from: stage.at, way: Way::default(), document: stage.document, to: state.next().map(str::to_owned) }
+        Exit::of(state, stage)
+    }
+
+    /// The way on, and those of the catchers. `signal` is the node that waits for heartbeats, if one does.
+    pub(super) fn exits(
+        &mut self,
+        state: &State<'_>,
+        id: &str,
+        raw: &Scope,
+        stage: Stage,
+        signal: Option<&str>,
+        graph: &mut Graph,
+    ) -> Vec<Exit> {
+        let mut exits = vec![self.leave(state, raw, stage, graph)];
+        exits.extend(self.catches(state, id, raw, signal, graph));
+        exits
     }
 
     /// The `input` of a state's first node, unless it is what the node is given anyway.
@@ -61,21 +76,14 @@ impl Translation {
     fn pass(&mut self, state: &State<'_>, id: &str, arrival: &Arrival, graph: &mut Graph) -> Vec<Exit> {
         let raw = &arrival.scope;
         let made = match (state.get("Result"), state.get("Output")) {
-            (Some(result), _) => constant(result),
+            (Some(result), _) => plain(result),
             (None, Some(made)) => self.payload(state, "Output", made, raw),
             (None, None) => self.input(state, "Parameters", raw),
         };
         graph.set(id, made);
-        let stage = Stage { document: output(id), at: id.to_owned() };
-        if state.jsonata {
-            return vec![Exit {
-                from: stage.at,
-                way: Way::default(),
-                document: stage.document,
-                to: state.next().map(str::to_owned),
-            }];
-        }
-        vec![self.leave(state, raw, stage, graph)]
+        let stage = Stage::of(id);
+        // its Output is what it made
+        vec![if state.jsonata { Exit::of(state, stage) } else { self.leave(state, raw, stage, graph) }]
     }
 
     fn wait(&mut self, state: &State<'_>, id: &str, arrival: &Arrival, graph: &mut Graph) -> Vec<Exit> {
@@ -108,8 +116,7 @@ impl Translation {
         let input = self.input(state, "", raw);
         Self::give(&mut node, input, arrival);
         graph.nodes.push(node);
-        let stage = Stage { document: output(id), at: id.to_owned() };
-        vec![self.leave(state, raw, stage, graph)]
+        vec![self.leave(state, raw, Stage::of(id), graph)]
     }
 
     /// A text of a Fail: a constant, a path or JSONata.
@@ -117,7 +124,7 @@ impl Translation {
         let found = match (state.get(field), state.get(&format!("{field}Path"))) {
             (None, None) => return None,
             (Some(Value::String(text)), None) if state.jsonata && text.starts_with("{%") => path::jsonata(text, raw),
-            (Some(Value::String(text)), None) => return Some(plain(text)),
+            (Some(Value::String(text)), None) => return Some(plain_text(text)),
             (None, Some(Value::String(text))) => path::required(text, raw),
             _ => Err("it is no text, or given twice".to_owned()),
         };

@@ -1,5 +1,6 @@
 //! Task: a handler that is named by the resource; with `.waitForTaskToken` a handler and a wait for its answer.
 
+use longshore_core::definition::block::MAX_ITERATIONS;
 use serde_json::{Value, json};
 
 use super::data::Stage;
@@ -43,23 +44,17 @@ impl Translation {
             }
             let mut node =
                 json!({"id": id, "type": "task", "handler": handler(resource), "timeout": timeout, "retry": retry});
-            let input = self.input(state, payload_field(state), &arrival.scope);
+            let input = self.input(state, state.payload_field(), &arrival.scope);
             Self::give(&mut node, input, arrival);
             graph.nodes.push(node);
-            let stage = Stage { document: output(id), at: id.to_owned() };
-            let mut exits = vec![self.leave(state, &arrival.scope, stage, graph)];
-            exits.extend(self.catches(state, id, &arrival.scope, None, graph));
-            return (id.to_owned(), exits);
+            return (id.to_owned(), self.exits(state, id, &arrival.scope, Stage::of(id), None, graph));
         };
         let token = Token::of(id, around);
         let scope = Scope { token: Some(token.expression()), ..arrival.scope.clone() };
-        let input = self.input(state, payload_field(state), &scope);
+        let input = self.input(state, state.payload_field(), &scope);
         let (answered, signal) = self.answered(state, id, &token, handler(resource), input);
         graph.nodes.push(json!({"id": id, "type": "if", "when": "true", "timeout": timeout, "retry": retry, "then": answered.value()}));
-        let stage = Stage { document: output(id), at: id.to_owned() };
-        let mut exits = vec![self.leave(state, &arrival.scope, stage, graph)];
-        exits.extend(self.catches(state, id, &arrival.scope, signal.as_deref(), graph));
-        (id.to_owned(), exits)
+        (id.to_owned(), self.exits(state, id, &arrival.scope, Stage::of(id), signal.as_deref(), graph))
     }
 
     /// The body of a state that waits for an answer: the handler that hands the token out, the wait, and the failure
@@ -84,7 +79,7 @@ impl Translation {
             signals.push(token.text("/heartbeat"));
             let one = json!({"id": signal, "type": "wait", "signals": signals, "timeout": format!("{seconds}s")});
             graph.nodes.push(json!({
-                "id": wait, "type": "while", "do_while": true, "when": "input.signal is endingwith \"/heartbeat\"", "max_iterations": 1_000_000,
+                "id": wait, "type": "while", "do_while": true, "when": "input.signal is endingwith \"/heartbeat\"", "max_iterations": MAX_ITERATIONS,
                 "body": Graph::of(one).value()
             }));
             signal
@@ -113,11 +108,6 @@ impl Translation {
         }
         seconds
     }
-}
-
-/// The field that makes what a handler is given.
-fn payload_field(state: &State<'_>) -> &'static str {
-    if state.jsonata { "Arguments" } else { "Parameters" }
 }
 
 /// The handler that does what a resource stands for: the name of a function or an activity, the action of a service,

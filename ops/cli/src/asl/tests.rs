@@ -37,6 +37,12 @@ fn a_retrier_becomes_the_policy_and_without_one_a_task_is_tried_once() {
     assert_eq!(retry(full), policy);
     let failed = retry(json!({"ErrorEquals": ["States.TaskFailed"], "MaxAttempts": 0}));
     assert_eq!((&failed["max_attempts"], &failed["retry_on"]), (&json!(1), &json!(["retryable", "panic", "lost"])));
+    let several = json!({"Retry": [{"ErrorEquals": ["Busy"], "MaxAttempts": 1}, {"ErrorEquals": ["States.ALL"]}]});
+    let several = node(&imported(json!({"a": task(several)})), "a")["retry"].clone();
+    assert_eq!(
+        (&several[0]["retry_on"], &several[0]["max_attempts"], &several[1]),
+        (&json!(["Busy"]), &json!(2), &usual)
+    );
     let alone = imported(json!({"a": task(json!({}))}));
     assert_eq!(node(&alone, "a")["retry"], json!({"max_attempts": 1}));
     assert_eq!(node(&alone, "a")["timeout"], "99999999s");
@@ -95,7 +101,7 @@ fn what_has_no_translation_is_refused_with_the_state_and_the_reason() {
         (json!({"Type": "Nap"}), "its Type is none of"),
         (json!({"Type": "Pass"}), "it needs either Next, a name, or \"End\": true"),
         (json!({"Type": "Pass", "Next": "z"}), "it leads to \"z\", which is no state"),
-        (json!({"Type": "Pass", "Assign": {"x": 1}, "End": true}), "Assign is not translated: it sets variables"),
+        (json!({"Type": "Pass", "Assign": {"x": 1}, "End": true}), "Assign is not translated: a run has one context"),
         (json!({"Type": "Pass", "Arguments": {}, "End": true}), "Arguments is not translated"),
         (json!({"Type": "Pass", "Output": 1, "End": true}), "it belongs to JSONata, and the state is in JSONPath"),
         (json!({"Type": "Pass", "InputPath": "$.a[*]", "End": true}), "InputPath: `.a[*]` may lead to several places"),
@@ -131,7 +137,10 @@ fn what_has_no_translation_is_refused_with_the_state_and_the_reason() {
         (task(json!({"HeartbeatSeconds": 5})), "HeartbeatSeconds is translated with .waitForTaskToken only"),
         (task(json!({"TimeoutSecondsPath": "$.t"})), "a timeout here is the same for every run"),
         (task(json!({"TimeoutSeconds": 0})), "TimeoutSeconds is no whole number"),
-        (task(json!({"Retry": [{"ErrorEquals": ["A"]}, {"ErrorEquals": ["B"]}]})), "there are several retriers"),
+        (
+            task(json!({"Retry": [{"ErrorEquals": ["States.ALL"]}, {"ErrorEquals": ["B"]}]})),
+            "only the last retrier may name States.ALL",
+        ),
         (task(json!({"Retry": [{"ErrorEquals": []}]})), "Retry: ErrorEquals is no list of names"),
         (task(json!({"Retry": [{"ErrorEquals": ["A"], "JitterStrategy": "HALF"}]})), "there is no JitterStrategy HALF"),
         (

@@ -50,7 +50,14 @@ impl Node {
         put("input", self.input.as_ref().map(Giving::json));
         put("join", (self.need > 0).then(|| if self.need == 1 { json!("any") } else { json!(self.need) }));
         put("timeout", self.timeout.map(|ms| json!(format!("{ms}ms"))));
-        put("retry", self.retry.as_ref().map(Retry::json));
+        put(
+            "retry",
+            match self.retry.as_slice() {
+                [] => None,
+                [only] => Some(only.json()),
+                several => Some(several.iter().map(Retry::json).collect()),
+            },
+        );
         put(
             "on_error",
             match &self.on_error {

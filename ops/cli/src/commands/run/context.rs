@@ -26,7 +26,7 @@ pub(super) async fn show(global: &Global, run_id: Uuid, at: Option<i32>, diff: b
     if inspect::show(&mut connection, run_id).await?.is_none() {
         return Err(missing(run_id));
     }
-    let mut found = context::snapshots(&mut connection, run_id, at, diff).await?.into_iter();
+    let mut found = context::snapshots(&mut connection, run_id, at, u32::from(diff)).await?.into_iter();
     let (snapshot, before) = (found.next(), found.next());
     if let Some(at) = at.filter(|at| snapshot.as_ref().is_none_or(|snapshot| snapshot.n != *at)) {
         return Err(Exit::NotFound.error(format!("the context of run {run_id} has no snapshot {at}")));
