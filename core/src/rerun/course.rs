@@ -179,6 +179,7 @@ impl Plotter<'_> {
         let standing = replay(graph, body, &values).map_err(Error::Replay)?;
 
         let mut course = Course::default();
+        self.tell(&mut course.told, instance, &standing);
         let inner = from.and_then(From::inner);
         let mut taken_up = BTreeSet::new();
         for node in &standing.ready {
@@ -211,7 +212,6 @@ impl Plotter<'_> {
         }
         course.joins.extend(standing.joins.iter().map(|join| (frame, *join)));
         course.ended.extend(standing.ended.iter().map(|node| (frame, *node)));
-        self.tell(&mut course.told, instance, &standing);
         course.skips.extend(standing.skips.into_iter().map(|skip| (frame, skip)));
         if standing.done {
             let output = graph.body_output(body, &values).map_err(Error::Replay)?;
