@@ -79,8 +79,7 @@ impl Plotter<'_> {
     /// The instance of the block stands for its next attempt.
     fn turn(&self, taken: Taken<'_>, completed: bool) -> Turn {
         let FrameFacts { frame, parent, block, .. } = taken.whole.facts;
-        let cleans_up = !completed && taken.block.has_finally();
-        Turn { frame, attempt: Some(self.attempt(parent, block)), completed, cleans_up, output: None }
+        Turn { frame, attempt: Some(self.attempt(parent, block)), completed, output: None }
     }
 
     /// A body of the block goes on.
@@ -162,8 +161,7 @@ impl Plotter<'_> {
                 Stand::Nothing => return Ok(None),
             }
         }
-        let whole = self.turn(taken, false);
-        course.turns.push(Turn { cleans_up: whole.cleans_up && !body.facts.finally, ..whole });
+        course.turns.push(self.turn(taken, false));
         Ok(Some(course))
     }
 
@@ -283,7 +281,7 @@ fn not_begun(plotter: &Plotter<'_>, taken: Taken<'_>) -> Error {
 
 /// A body that is live again.
 fn live(body: &Frame) -> Turn {
-    Turn { frame: body.facts.frame, attempt: None, completed: false, cleans_up: false, output: None }
+    Turn { frame: body.facts.frame, attempt: None, completed: false, output: None }
 }
 
 /// The step job that says how a block's instance ended.

@@ -31,8 +31,6 @@ pub(super) struct Turn {
     /// The attempt of its block that it stands for now, where it stands for one.
     pub(super) attempt: Option<i32>,
     pub(super) completed: bool,
-    /// It stands for a `try` that comes to its `finally` yet.
-    pub(super) cleans_up: bool,
     /// What it completed with, where that is new.
     pub(super) output: Option<Payload>,
 }
@@ -181,6 +179,7 @@ impl Plotter<'_> {
         let standing = replay(graph, body, &values).map_err(Error::Replay)?;
 
         let mut course = Course::default();
+        self.tell(&mut course.told, instance, &standing);
         let inner = from.and_then(From::inner);
         let mut taken_up = BTreeSet::new();
         for node in &standing.ready {
@@ -213,7 +212,6 @@ impl Plotter<'_> {
         }
         course.joins.extend(standing.joins.iter().map(|join| (frame, *join)));
         course.ended.extend(standing.ended.iter().map(|node| (frame, *node)));
-        self.tell(&mut course.told, instance, &standing);
         course.skips.extend(standing.skips.into_iter().map(|skip| (frame, skip)));
         if standing.done {
             let output = graph.body_output(body, &values).map_err(Error::Replay)?;

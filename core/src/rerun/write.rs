@@ -115,8 +115,7 @@ pub(super) async fn go_on(
             .bind(turns.iter().map(|turn| turn.frame).collect::<Vec<_>>())
             .bind(turns.iter().map(|turn| turn.attempt).collect::<Vec<_>>())
             .bind(turns.iter().map(|turn| turn.completed).collect::<Vec<_>>())
-            .bind(turns.iter().map(|turn| turn.output.as_ref().map(text)).collect::<Vec<_>>())
-            .bind(turns.iter().map(|turn| turn.cleans_up).collect::<Vec<_>>());
+            .bind(turns.iter().map(|turn| turn.output.as_ref().map(text)).collect::<Vec<_>>());
         statements.push(turned);
     }
     if !recount.is_empty() {

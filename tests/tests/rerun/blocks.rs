@@ -125,6 +125,24 @@ async fn each_kind_of_block_goes_on_within() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_parallel_that_ends_with_some_of_its_branches_needs_as_many_as_before() {
+    let branch = |id: &str, node: Value| json!({"id": id, "nodes": [node]});
+    let some = json!({"id": "some", "type": "parallel", "ends": 2, "branches": [
+        branch("x", failing("tx", 1)), branch("y", failing("ty", 0)), branch("z", failing("tz", 1))]});
+    let fleet = fleet(json!({"name": "w", "nodes": [some]})).await;
+    let run = fleet.start("w", json!({})).await;
+    assert_eq!(fleet.ended(run).await.1["name"], "too_few_branches");
+    let done = retry(&fleet, run).await;
+    let y = in_iterations(&fleet, run, "ty").await;
+    assert_eq!(has(&done.reused, "some[y]"), y == [(1, 1, 1)], "{done:?}");
+    let (state, output) = fleet.ended(run).await;
+    assert!(state == "completed" && output.as_object().unwrap().len() >= 2, "{output}");
+    let refused = fleet.enqueuer.rerun(run, "some/tx").plan().await.unwrap_err().to_string();
+    assert!(refused.starts_with("some[x]: some ends with some of its branches"), "{refused}");
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_try_whose_catch_had_begun_is_run_again_as_a_whole() {
     let caught = json!({"id": "t", "type": "try", "body": {"nodes": [failing("b", 9)]}, "catch": [{"body": {"nodes": [
         json!({"id": "c", "type": "task", "handler": "gate"})]}}]});
