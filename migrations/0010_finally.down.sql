@@ -10,3 +10,4 @@ join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = f.no
 delete from longshore.step_ready where node = -11;
 delete from longshore.step_delayed where node = -11;
 alter table longshore.frames drop column shield, drop column cleanup;
+alter table longshore.closed drop column bounded;

@@ -1,9 +1,12 @@
 -- A `finally` runs also where its `try` is cut off: by the end of the run, or of a frame around it.
 
 -- shield: the number of the innermost `finally` at or around the frame; what is closed around that does not concern it.
--- cleanup: of an instance of a `try`: 1 its `finally` has not begun, 2 it was cut off and the step job (node -11) is out that begins it.
--- Of a `finally`: 3 it was closed around, its time is bounded.
-alter table longshore.frames add column shield int, add column cleanup smallint check (cleanup in (1, 2, 3));
+-- cleanup: of an instance of a `try` that has a `finally`: 1, or 2 if it was cut off and the step job (node -11) is out that begins that. It says nothing
+-- any more once there is a frame of the `finally`. (A live frame is not updated but to end it: the cycle ends frames by their place.)
+alter table longshore.frames add column shield int, add column cleanup smallint check (cleanup in (1, 2));
+
+-- The time of each `finally` that was at work within it is bounded from now on.
+alter table longshore.closed add column bounded boolean not null default false;
 
 -- It returns a column more now.
 drop function if exists longshore.read_frames;

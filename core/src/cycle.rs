@@ -14,8 +14,8 @@ use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
 pub use self::batch::{
-    Batch, Cleanup, ContextWrite, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, NewChild, NewChunk,
-    NewFrame, NewWait, RunEnding, Wake,
+    Batch, ContextWrite, Due, EndedAttempt, Following, FrameEnding, HeldRow, JoinArrival, NewChild, NewChunk, NewFrame,
+    NewWait, RunEnding, Wake,
 };
 use self::send::{read_claimed, send};
 use crate::database;

@@ -66,8 +66,6 @@ pub struct Opening {
     pub chunk: Option<i32>,
     /// The time that the first of the frames has from here, or the step's own where none begins.
     pub timeout: Option<Duration>,
-    /// The instance of a `try` whose `finally` begins.
-    pub finally_of: Option<i32>,
     /// The frame of a pass that need not be kept.
     pub forget: Option<i32>,
 }
@@ -300,8 +298,7 @@ impl Graph {
         given: Option<&Payload>,
         before: Vec<i32>,
     ) -> Opening {
-        let finally_of = Some(whole.frame);
-        let mut opening = Opening { around: numbers(frames), finally_of, ..Opening::default() };
+        let mut opening = Opening { around: numbers(frames), ..Opening::default() };
         let given = given.cloned().unwrap_or_else(Payload::null);
         opening.bodies(&FrameFacts { before, finally: true, ..whole.clone() }, count(place), vec![given]);
         opening

@@ -274,12 +274,12 @@ const DAMAGE: &[Damage] = &[
     ),
     (
         "a try was cut off, and its finally is forgotten",
-        "update frames set cleanup = 1 where run_id = {tried} and whole",
+        "delete from frames where run_id = {tried} and shield = frame",
         &["lost_finally"],
     ),
     (
         "the step job that begins a finally is gone",
-        "update frames set cleanup = 2 where run_id = {tried} and whole",
+        "delete from frames where run_id = {tried} and shield = frame; update frames set cleanup = 2 where run_id = {tried} and whole",
         &["lost_finally"],
     ),
     ("all step jobs of a run within a block are gone", "delete from step_delayed where run_id = {napping}", &["stuck_run"]),

@@ -1,5 +1,4 @@
--- The step job that begins the `finally` of a `try` that was cut off, or, given a `finally` at work, bounds its time. Once for each: the second call
--- changes nothing.
+-- Make the step job that begins the `finally` of a `try` that was cut off, or, given the frame of a `finally` at work, bounds its time.
 create or replace function longshore.clean_up(p_shard smallint, p_run uuid, p_frame int)
 returns void
 language plpgsql volatile
@@ -12,11 +11,6 @@ set enable_mergejoin = off
 set enable_bitmapscan = off
 as $clean_up$
 begin
-    update frames f set cleanup = case when f.cleanup = 1 then 2 else 3 end
-    where f.shard = p_shard and f.run_id = p_run and f.frame = p_frame and (f.cleanup = 1 or f.cleanup is null and f.state = 1);
-    if not found then
-        return;
-    end if;
     insert into step_ready (shard, queue_id, priority, run_id, version_id, frame, node, kind, attempt)
     select p_shard, v.first_queue_id, r.priority, p_run, r.version_id, p_frame, -11, 4, p_frame
     from workflow_runs r, lateral (select x.first_queue_id from workflow_versions x where x.version_id = r.version_id offset 0) v

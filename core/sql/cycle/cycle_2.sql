@@ -25,8 +25,7 @@
 -- p_frames   null where no block is concerned, else an object:
 --            end     frames that end, sorted by run and frame: run, frame, state, output, error (JSON texts), announce (as z_close); then_frame,
 --                    then_node, then_attempt: the step job of kind 4 that says what follows, if then_node is not null, with queue, priority,
---                    version, keep. A frame that another ended before stays as it is, and nothing follows. Without a state: a `try` whose `finally`
---                    begins here
+--                    version, keep. A frame that another ended before stays as it is, and nothing follows
 --            new     frames that begin: run, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input (a JSON text),
 --                    shield, cleanup
 --            chunks  iterations that begin together, now or later: run, frame, chunk, first, count, items (a JSON text)
@@ -122,16 +121,10 @@ begin
         for q in select e.run, e.frame, e.state, e.output, e.error, e.announce, e.then_frame, e.then_node, e.then_attempt, e.queue, e.priority, e.version, e.keep
                  from jsonb_to_recordset(p_frames -> 'end') e (run uuid, frame int, state smallint, output text, error text, announce boolean,
                      then_frame int, then_node int, then_attempt int, queue int, priority smallint, version int, keep boolean) loop
-            if q.state is null then
-                update frames f set cleanup = null where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame;
-                continue;
-            end if;
             update frames f set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = now()
-            where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame and f.state = 1
-            returning f.cleanup into v_kind;
+            where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame and f.state = 1;
             continue when not found;
-            -- the time of a `finally` that was closed around is bounded by a step job, which goes with it
-            if q.announce or v_kind = 3 then
+            if q.announce then
                 insert into closed (shard, run_id, frame) values (p_shard, q.run, q.frame) returning close_id into v_close;
                 tag := 'x'; run_id := q.run; frame := q.frame; seq := v_close;
                 return next;

@@ -27,6 +27,7 @@ declare
     v_held_frame int[];
     v_frames int[];                                              -- null: the whole run
     v_spared int[];                                              -- but these
+    v_come int[];
     v_left boolean;
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
     c_run uuid[]; c_frame int[];                                 -- whose child runs are closed
@@ -45,10 +46,15 @@ begin
         from (select c.close_id, c.frame from closed c
               where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
         continue when v_closes is null;
-        select array_agg(x.frame) into v_spared from frames x
-        where x.shard = p_shard and x.run_id = q.run_id and x.shield is not null
-          and not exists (select from unnest(v_closed) c (frame)
-                          where array_position(x.path || x.frame, c.frame) >= array_position(x.path || x.frame, x.shield));
+        -- what is within a live `finally`, and closed around that alone; and each `try` that has come to its own
+        select array_agg(x.frame) filter (
+                where (select s.state from frames s where s.shard = p_shard and s.run_id = q.run_id and s.frame = x.shield) = 1
+                  and not exists (select from unnest(v_closed) c (frame)
+                                  where array_position(x.path || x.frame, c.frame) >= array_position(x.path || x.frame, x.shield))),
+            coalesce(array_agg(x.parent) filter (where x.shield = x.frame), '{}')
+        into v_spared, v_come
+        from frames x
+        where x.shard = p_shard and x.run_id = q.run_id and x.shield is not null;
         v_frames := null;
         if 0 = any (v_closed) then
             delete from pauses x where x.shard = p_shard and x.run_id = q.run_id;
@@ -138,12 +144,14 @@ begin
         if v_spared is not null then
             for f in
                 select x.frame from frames x
-                where x.shard = p_shard and x.run_id = q.run_id and x.frame = any (v_spared) and x.shield = x.frame and x.state = 1 and x.cleanup is null
-                  and (0 = any (v_closed) or x.path && v_closed)
+                where x.shard = p_shard and x.run_id = q.run_id and x.frame = any (v_spared) and x.shield = x.frame
+                  and exists (select from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (v_closes) and not c.bounded
+                              and (c.frame = 0 or c.frame = any (x.path)))
                 order by x.frame
             loop
                 perform clean_up(p_shard, q.run_id, f.frame);
             end loop;
+            update closed c set bounded = true where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (v_closes) and not c.bounded;
         end if;
         for k in select t.close_id, t.frame from unnest(v_closes, v_closed) t (close_id, frame) loop
             perform from unnest(v_held_run, v_held_frame) h (run_id, frame)
@@ -155,14 +163,16 @@ begin
                 select x.frame, x.state = 1 or x.cleanup = 2 or exists (
                     select from frames y
                     where y.shard = p_shard and y.run_id = q.run_id and x.frame = any (y.path)
-                      and (y.cleanup in (1, 2) and y.state <> 1 or y.shield = y.frame and y.state = 1)) as waits
+                      and (y.cleanup > 0 and y.state <> 1 and y.frame <> all (v_come) or y.shield = y.frame and y.state = 1)) as waits
                 from frames x
                 where x.shard = p_shard and x.run_id = q.run_id and (k.frame in (0, x.frame) or k.frame = any (x.path))
-                  and (x.cleanup in (1, 2) and x.state <> 1 and (v_spared is null or x.frame <> all (v_spared)) or x.shield = x.frame and x.state = 1)
+                  and (x.cleanup > 0 and x.state <> 1 and x.frame <> all (v_come) and (v_spared is null or x.frame <> all (v_spared))
+                       or x.shield = x.frame and x.state = 1)
                 order by x.frame
             loop
                 v_left := true;
                 if not f.waits then
+                    update frames x set cleanup = 2 where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame;
                     perform clean_up(p_shard, q.run_id, f.frame);
                 end if;
             end loop;

@@ -12,6 +12,7 @@ with jobs as (
     join longshore.workflow_runs r on r.shard = f.shard and r.run_id = f.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = f.node
     where f.whole and f.state <> 1
+      and not exists (select from longshore.frames y where y.shard = f.shard and y.run_id = f.run_id and y.parent = f.frame and y.shield = y.frame)
       and (f.cleanup = 1 and not exists (select from longshore.closed c
                                          where c.shard = f.shard and c.run_id = f.run_id and (c.frame in (0, f.frame) or c.frame = any (f.path)))
            or f.cleanup = 2 and not exists (select from jobs j where j.shard = f.shard and j.run_id = f.run_id and j.frame = f.frame))

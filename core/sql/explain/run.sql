@@ -10,8 +10,9 @@ select now() as now, w.name as workflow, v.version, r.version_id,
     r.created_at, r.run_at, r.finished_at, r.error,
     r.state >= 3 and exists (
         select from longshore.frames f
-        where f.shard = $1 and f.run_id = $2 and (f.shield = f.frame and f.state = 1 or f.cleanup in (1, 2) and f.state <> 1
-            and exists (select from longshore.closed c where c.shard = $1 and c.run_id = $2))) as cleans_up,
+        where f.shard = $1 and f.run_id = $2 and (f.shield = f.frame and f.state = 1 or f.cleanup > 0 and f.state <> 1
+            and exists (select from longshore.closed c where c.shard = $1 and c.run_id = $2)
+            and not exists (select from longshore.frames y where y.shard = $1 and y.run_id = $2 and y.parent = f.frame and y.shield = y.frame))) as cleans_up,
     case when r.state = 2 then p.paused_at end as paused_at, case when r.state = 2 then p.why end as paused_because
 from longshore.workflow_runs r
 join longshore.workflow_versions v on v.version_id = r.version_id

@@ -3,7 +3,7 @@
 //! (`FrameEnding::then`), and the database makes that where the end took effect.
 
 use super::{Ended, Plan};
-use crate::cycle::{Cleanup, Due, Following, FrameEnding, NewChunk, NewFrame};
+use crate::cycle::{Due, Following, FrameEnding, NewChunk, NewFrame};
 use crate::error::StepError;
 use crate::frame::{Chunk, Opening};
 use crate::graph::{Block, BlockKind, END, FAILURES, FrameFacts, Join, NEXT, Node, NodeNumber, TIMEOUT, concerning};
@@ -50,7 +50,6 @@ impl Plan {
             let timed = opening.frames.first().map_or(ended.step.frame, |first| first.frame);
             self.batch.delayed.push((Due::After(timeout), ended.step_job(timed, TIMEOUT, StepKind::Advance)));
         }
-        self.batch.finally_of.extend(opening.finally_of.map(|frame| (run_id, frame)));
         let shield = ended.values.frames.iter().rfind(|frame| frame.finally).map(|frame| frame.frame);
         for facts in &opening.frames {
             let within = whole.filter(|whole| whole.frame != facts.frame).map(|whole| whole.frame);
@@ -58,14 +57,18 @@ impl Plan {
             let shield = if facts.finally { Some(facts.frame) } else { shield };
             let around = concerning(&ended.values.frames).chain(within).filter(|_| !facts.finally);
             self.concerning.insert((run_id, facts.frame), around.chain([facts.frame]).collect());
-            let cleanup = if facts.whole {
-                block(ended, facts).filter(|block| block.has_finally()).map(|_| Cleanup::Due)
-            } else {
-                opening.timeout.filter(|_| facts.finally).map(|_| Cleanup::Bounded)
-            };
+            let cleans_up = facts.whole && block(ended, facts).is_some_and(Block::has_finally);
             let kept_input = opening.kept_input.clone().filter(|_| facts.whole);
             let body = graph.body_of(facts);
-            self.batch.frames.push(NewFrame { run_id, facts: facts.clone(), body, path, kept_input, shield, cleanup });
+            self.batch.frames.push(NewFrame {
+                run_id,
+                facts: facts.clone(),
+                body,
+                path,
+                kept_input,
+                shield,
+                cleans_up,
+            });
         }
         let mut first = true;
         for facts in &opening.frames {
@@ -123,6 +126,8 @@ impl Plan {
             return self.end_whole(ended, frame, Err(error.to_payload()), true);
         };
         let timed = frame.whole && block(ended, frame).is_some_and(|block| block.timeout.is_some());
+        // its time is over while steps of it are out, however it goes on within
+        let timed = timed || ended.step.node == TIMEOUT;
         let then = if frame.whole { self.block_step(ended, frame) } else { self.next_step(ended, frame) };
         self.end_frame(ended, frame, Err(error.to_payload()), timed || !body.is_chain(), Some(then));
         self.close(ended, frame);

@@ -57,27 +57,8 @@ pub struct NewFrame {
     pub kept_input: Option<Payload>,
     /// The innermost `finally` at or around it.
     pub shield: Option<i32>,
-    /// Where its `finally` stands, see [`Cleanup`].
-    pub cleanup: Option<Cleanup>,
-}
-
-/// What is known of a `finally` in the frame of its `try`, or its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cleanup {
-    /// Of a `try`: its `finally` has not begun.
-    Due,
-    /// Of a `finally`: its `try` was cut off, so its time is bounded.
-    Bounded,
-}
-
-impl Cleanup {
-    /// As it stands in `frames.cleanup`; 2 is written by `clean_up` alone.
-    pub(crate) const fn code(self) -> i16 {
-        match self {
-            Self::Due => 1,
-            Self::Bounded => 3,
-        }
-    }
+    /// It stands for a `try` that has a `finally`.
+    pub cleans_up: bool,
 }
 
 /// Iterations of a block that begin together.
@@ -293,8 +274,6 @@ pub struct Batch {
     pub opened: Vec<(Uuid, i32, i32, i32)>,
     /// Passes that need not be kept: run, frame, and whether there may be frames below it.
     pub forgotten_passes: Vec<(Uuid, i32, bool)>,
-    /// Instances of a `try` whose `finally` begins.
-    pub finally_of: Vec<(Uuid, i32)>,
     /// Steps that begin to wait.
     pub waiting: Vec<NewWait>,
     /// Waits that end.

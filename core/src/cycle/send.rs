@@ -38,7 +38,6 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         chunks,
         opened,
         forgotten_passes,
-        finally_of,
         waiting,
         wakes,
         waited,
@@ -74,8 +73,8 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         if let Some(shield) = new.shield {
             row["shield"] = shield.into();
         }
-        if let Some(cleanup) = new.cleanup {
-            row["cleanup"] = cleanup.code().into();
+        if new.cleans_up {
+            row["cleanup"] = 1.into();
         }
         row
     };
@@ -135,16 +134,12 @@ fn frames(batch: &Batch) -> Option<serde_json::Value> {
         })
     };
     let ask = |(child, parent): &(Uuid, Uuid)| json!({"run": child, "parent": parent});
-    let mut endings: Vec<_> = frame_endings.iter().map(|ending| ((ending.run_id, ending.frame), end(ending))).collect();
-    endings.extend(finally_of.iter().map(|key| (*key, json!({"run": key.0, "frame": key.1}))));
-    endings.sort_by_key(|(key, _)| *key);
-    let endings: Vec<_> = endings.into_iter().map(|(_, row)| row).collect();
     let mut all = json!({
         "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
         "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
         "waited": waited.iter().map(ended).collect::<Vec<_>>(),
         "new": frames.iter().map(new).collect::<Vec<_>>(),
-        "end": endings,
+        "end": frame_endings.iter().map(end).collect::<Vec<_>>(),
         "chunks": chunks.iter().map(chunk).collect::<Vec<_>>(),
         "opened": opened.iter().map(opens).collect::<Vec<_>>(),
         "forget": forgotten_passes.iter().map(forget).collect::<Vec<_>>(),
