@@ -60,9 +60,12 @@ pub(super) fn is_end_of_block(held: &Held) -> bool {
     block && held.step.kind == StepKind::Advance
 }
 
-/// The instances that the step is about, and whether those that led to them are, too.
+/// The instances that the step is about and that are not at hand, and whether those that led to them are, too.
 pub(super) fn instances(held: &Held) -> Vec<(FrameRef, bool)> {
     let step = &held.step;
+    if !held.instances.is_empty() {
+        return Vec::new();
+    }
     let of = |frame| (step.run_id, frame);
     // what says how a frame ended is numbered by it
     if is_end_of_block(held) {
