@@ -79,6 +79,8 @@ pub struct Plan {
     arrivals: BTreeMap<(Uuid, i32, NodeNumber), Arrived>,
     /// Runs closed by this batch (by a give-up or `terminate`), and frames of theirs; 0 is the whole run.
     closed: HashSet<(Uuid, i32)>,
+    /// Entry nodes of frames that begin, but for the first of each opening: after the step that ended, its frame, and whether it may stay with the lane.
+    begun: Vec<(usize, i32, NodeNumber, bool)>,
     /// The frames around those that steps of this batch belong to.
     paths: HashMap<(Uuid, i32), Vec<i32>>,
 }
@@ -96,6 +98,12 @@ impl Plan {
         for (index, ended_step) in ended.iter().enumerate() {
             self.room.give_back(ended_step);
             self.end(index, ended_step);
+        }
+        // now that all have given back their room, and the successors of others have taken of it
+        for (index, frame, node, may_stay) in std::mem::take(&mut self.begun) {
+            if let Some(ended_step) = ended.get(index) {
+                self.make_ready_in(index, ended_step, frame, node, may_stay);
+            }
         }
         self.settle_complete_joins(ended);
         if !self.closed.is_empty() {
