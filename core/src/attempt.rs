@@ -81,6 +81,8 @@ pub struct Plan {
     closed: HashSet<(Uuid, i32)>,
     /// Of the frames that steps of this batch belong to: those whose closing concerns them.
     concerning: HashMap<(Uuid, i32), Vec<i32>>,
+    /// Entry nodes of frames that begin, but for the first of each opening: after the step that ended, its frame, and whether it may stay with the lane.
+    begun: Vec<(usize, i32, NodeNumber, bool)>,
 }
 
 impl Plan {
@@ -96,6 +98,12 @@ impl Plan {
         for (index, ended_step) in ended.iter().enumerate() {
             self.room.give_back(ended_step);
             self.end(index, ended_step);
+        }
+        // now that all have given back their room, and the successors of others have taken of it
+        for (index, frame, node, may_stay) in std::mem::take(&mut self.begun) {
+            if let Some(ended_step) = ended.get(index) {
+                self.make_ready_in(index, ended_step, frame, node, may_stay);
+            }
         }
         self.settle_complete_joins(ended);
         if !self.closed.is_empty() {

@@ -3,6 +3,7 @@
 //! Which attempts end and what follows from them is decided elsewhere (`attempt`, `successor`).
 
 mod batch;
+mod frames;
 mod send;
 
 use std::pin::{Pin, pin};

@@ -126,30 +126,43 @@ pub async fn frames(
     }
     let (runs, numbers): (Vec<Uuid>, Vec<i32>) = frames.iter().copied().unzip();
     let rows = sqlx::query(include_str!("../sql/results/frames.sql")).bind(SHARD).bind(runs).bind(numbers);
-    let mut chains: HashMap<FrameRef, Vec<FrameFacts>> = HashMap::new();
+    let mut known: HashMap<FrameRef, FrameFacts> = HashMap::new();
+    let mut asked: Vec<(FrameRef, Vec<i32>)> = Vec::with_capacity(frames.len());
     for row in rows.fetch_all(db).await? {
-        let chain = chains.entry((row.try_get("run_id")?, row.try_get("of_frame")?)).or_default();
-        let finally = row.try_get("finally")?;
-        let around = finally || chain.last().is_none_or(|frame| frame.live);
-        let bounds: Option<&str> = row.try_get("bounds")?;
-        let input: Option<&str> = row.try_get("input")?;
-        chain.push(FrameFacts {
-            frame: row.try_get("frame")?,
-            parent: row.try_get("parent")?,
-            block: row.try_get("node")?,
-            attempt: row.try_get("attempt")?,
-            iteration: row.try_get("iteration")?,
-            whole: row.try_get("whole")?,
-            failed: row.try_get("failed")?,
-            bounds: bounds.map(serde_json::from_str).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
-            input: input.map_or_else(Payload::null, |text| Payload::trusted(text.into())),
-            before: Vec::new(),
-            live: around && row.try_get("live")?,
-            finally,
-            created_at: row.try_get("created_at")?,
-        });
+        let frame = (row.try_get("run_id")?, row.try_get("frame")?);
+        asked.extend(row.try_get::<Option<Vec<i32>>, _>("path")?.map(|path| (frame, path)));
+        known.insert(frame, facts(&row)?);
     }
-    Ok(chains.into_iter().map(|(frame, chain)| (frame, chain.into())).collect())
+    let chain = |((run, frame), path): (FrameRef, Vec<i32>)| {
+        let around = path.iter().chain([&frame]).filter_map(|number| known.get(&(run, *number)));
+        let alive = around.scan(true, |live, facts| {
+            *live = (facts.finally || *live) && facts.live;
+            Some(FrameFacts { live: *live, ..facts.clone() })
+        });
+        ((run, frame), alive.collect())
+    };
+    Ok(asked.into_iter().map(chain).collect())
+}
+
+/// A frame as it stands in the tables; `live` says nothing of those around it.
+fn facts(row: &PgRow) -> Result<FrameFacts, sqlx::Error> {
+    let bounds: Option<&str> = row.try_get("bounds")?;
+    let input: Option<&str> = row.try_get("input")?;
+    Ok(FrameFacts {
+        frame: row.try_get("frame")?,
+        parent: row.try_get("parent")?,
+        block: row.try_get("node")?,
+        attempt: row.try_get("attempt")?,
+        iteration: row.try_get("iteration")?,
+        whole: row.try_get("whole")?,
+        failed: row.try_get("failed")?,
+        bounds: bounds.map(serde_json::from_str).transpose().map_err(|error| sqlx::Error::Decode(error.into()))?,
+        input: input.map_or_else(Payload::null, |text| Payload::trusted(text.into())),
+        before: row.try_get::<Option<Vec<i32>>, _>("before")?.unwrap_or_default(),
+        live: row.try_get("live")?,
+        finally: row.try_get("finally")?,
+        created_at: row.try_get("created_at")?,
+    })
 }
 
 /// An instance of a block, or of a body, as it stands in the tables.

@@ -9,6 +9,7 @@ use longshore_core::run::{self, Canceled};
 use longshore_enqueuer::{Enqueuer, Error, Switched};
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, set};
+use longshore_tests::lane::until_blocked;
 use longshore_worker::{Slots, Step, WorkerBuilder};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -310,5 +311,42 @@ async fn the_attempt_of_a_block_that_had_ended_when_its_run_was_canceled_is_on_r
     for (run, (_, block, ..)) in runs.ids().zip(workflows()) {
         assert_eq!(fleet.tries(run, block).await, ["canceled"]);
     }
+    fleet.finish().await;
+}
+
+/// The lane does not read the frames around what its own cycle brought about, so the cycle has to tell what was closed meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_in_a_frame_that_was_closed_while_its_cycle_was_in_flight_does_not_start() {
+    let (gate, passed, stands) = (Gate::default(), json!(0), json!(1));
+    let nodes = [task("x", passed, 1, 1), task("y", stands.clone(), 1, 1), task("j", stands, 1, 1)];
+    let body = json!({"nodes": nodes, "edges": [["x", "j"], ["y", "j"]]});
+    let chosen = json!({"name": "w", "nodes": [{"id": "b", "type": "if", "when": "true", "then": body}]});
+    let mut fleet = TestFleet::publish([chosen]).await;
+    fleet.add(worker(&fleet, &gate)).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    fleet.until("select count(*) = 1 from longshore.execution_step_attempts where outcome = 1").await;
+    // the key of y's attempt, uncommitted: its cycle waits there, after it has counted the join
+    let mut holder = fleet.database.pool.acquire().await.unwrap();
+    let y = "begin; insert into longshore.execution_step_attempts (shard, run_id, frame, node, attempt, outcome, lane_id, finished_at, output)
+        select 0, f.run_id, f.frame, n.node, 1, 1, 1, now(), '1' from longshore.frames f, longshore.workflow_nodes n where n.id = 'y'";
+    sqlx::raw_sql(y).execute(&mut *holder).await.unwrap();
+    gate.open(1);
+    until_blocked(&fleet.database.pool, 1).await;
+    let close = "with f as (update longshore.frames set state = 4, error = '{}', finished_at = now() returning shard, run_id, frame)
+        insert into longshore.closed (shard, run_id, frame) select shard, run_id, frame from f";
+    fleet.database.execute(close).await;
+    sqlx::raw_sql("rollback").execute(&mut *holder).await.unwrap();
+    drop(holder);
+    fleet.until("select not exists (select from longshore.closed) and not exists (select from longshore.lanes)").await;
+    assert_eq!(
+        (fleet.tries(run, "y").await, fleet.tries(run, "j").await),
+        (vec!["completed".into()], vec!["canceled".into()])
+    );
+    assert_eq!(gate.count(), 1, "j began after its frame was closed");
+    assert_eq!(
+        run::cancel(&fleet.database.pool, run, "nothing follows a frame closed by hand").await.unwrap(),
+        Canceled::Canceled
+    );
     fleet.finish().await;
 }

@@ -102,6 +102,23 @@ async fn a_foreach_gives_its_outputs_in_the_order_of_the_items() {
     }
 }
 
+/// The lane that moves the window keeps half of what begins, without a trip through the queue; the rest is for whoever is idle.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_what_a_moved_window_opens_stays_with_the_lane() {
+    let each =
+        json!({"items": "{{ run.input }}", "concurrency": 32, "body": body(task("t", "echo", json!("{{ item }}")))});
+    let mut fleet = TestFleet::publish([workflow(block("f", "foreach", each))]).await;
+    fleet.work(64).await;
+    let items: Vec<i32> = (0..320).collect();
+    let (run, output) = fleet.complete("w", json!(items)).await;
+    assert_eq!(output, json!(items));
+    // what stays is claimed in the moment it becomes ready
+    let stayed = "select count(*) from longshore.execution_step_attempts where run_id = $1 and node = 1 and enqueued_at = claimed_at";
+    let stayed: i64 = fleet.ask(stayed, run).await;
+    assert!((50..=200).contains(&stayed), "{stayed} of 320");
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreach_over_nothing_gives_an_empty_list_and_over_no_list_fails() {
     let each = block("f", "foreach", json!({"items": "{{ run.input }}", "body": body(set("s", json!(1)))}));

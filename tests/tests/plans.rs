@@ -127,7 +127,7 @@ fn frames(runs: &[Uuid], signals: &[i64], round: usize) -> String {
         "wake": woken.collect::<Vec<_>>(),
         "waited": each(json!({"frame": 0, "node": 1})),
         "new": each(json!({"frame": number, "parent": 1, "node": 0, "attempt": 1, "iteration": number, "body": 1, "path": [1], "failed": 0,
-            "whole": false, "input": "1"})),
+            "whole": false, "inputs": ["1"]})),
         "end": each(json!({"frame": 2, "state": 3, "output": "1", "announce": false, "keep": false})),
         "chunks": each(json!({"frame": 1, "chunk": number, "count": 1, "items": "[1]"})),
         "opened": each(json!({"frame": 1, "chunk": 1, "first": 2})),

@@ -183,7 +183,9 @@ fn lint_statement(statement: &[String]) -> Vec<String> {
     let outer: Vec<&Reference<'_>> =
         references.iter().filter(|reference| reference.depth == 0 && !reference.inserted).collect();
     let rewrites = text.replace(" do update ", " ").contains(" update ") || text.contains(" delete from ");
-    if unnested && rewrites && !text.contains("ctid = any (") {
+    let by_ctid = text.contains("ctid = ");
+    let many = unnested || text.contains(" jsonb_to_recordset ( ");
+    if many && rewrites && !by_ctid {
         wrong.push("an update or delete of many keys: loop over them".to_owned());
     } else if unnested && !outer.is_empty() && first != "with" {
         wrong
@@ -204,7 +206,7 @@ fn lint_statement(statement: &[String]) -> Vec<String> {
     {
         wrong.push("a lateral subquery without `offset 0` or `limit` is pulled up into a join".to_owned());
     }
-    if text.contains("ctid = any (") {
+    if by_ctid {
         let by = ["delete from ", "update "].iter().find_map(|verb| Some(text.split_once(verb)?.1));
         let alias = by.and_then(|rest| rest.split(' ').nth(1)).unwrap_or_default();
         let arms = text.contains(&format!("( {alias}.shard = p_shard and "))
@@ -302,6 +304,10 @@ fn each_rule_bites() {
             "loop over them",
         ),
         (
+            "update workflow_runs w set state = 1 from jsonb_to_recordset(p_all) t (run uuid) where w.shard = p_shard and w.run_id = t.run;",
+            "loop over them",
+        ),
+        (
             "return query select w.run_id from unnest(p_runs) t (r) join workflow_runs w on w.shard = p_shard and w.run_id = t.r;",
             "joined to a growing",
         ),
@@ -315,6 +321,11 @@ fn each_rule_bites() {
         ),
         (
             "delete from step_ready r where r.shard = p_shard and r.ctid = any (array(select s.ctid from step_ready s where s.shard = p_shard limit 1));",
+            "two arms",
+        ),
+        (
+            "update closed c set frame = 1 from (select (select x.ctid from closed x where x.shard = p_shard and x.close_id = t.id) as place
+                from unnest(p_ids) t (id) offset 0) t where c.shard = p_shard and c.ctid = t.place;",
             "two arms",
         ),
     ];

@@ -22,12 +22,13 @@
 -- b_*        steps that get a private baton of their own
 -- q_*, p_limit   what to claim: queue, priority, low-water mark, limit, in order; p_limit in all
 -- h_*        what the lane goes on holding; where h_claimed is shorter, the rest are successors it keeps from now() on
--- p_frames   null where no block is concerned, else an object:
+-- p_frames   null where no block is concerned, else an object; what it does not have is not looked for:
 --            end     frames that end, sorted by run and frame: run, frame, state, output, error (JSON texts), announce (as z_close); then_frame,
 --                    then_node, then_attempt: the step job of kind 4 that says what follows, if then_node is not null, with queue, priority,
 --                    version, keep. A frame that another ended before stays as it is, and nothing follows
---            new     frames that begin: run, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input (a JSON text),
---                    shield, cleanup
+--            new     frames that begin, those of one block whose numbers and iterations follow each other together: run, the first frame, parent, node,
+--                    attempt, the first iteration, body, path, before, failed, whole, bounds, shield, cleanup; inputs: one for each (JSON
+--                    texts)
 --            chunks  iterations that begin together, now or later: run, frame, chunk, first, count, items (a JSON text)
 --            opened  such that begin now: run, frame, chunk, first
 --            forget  passes of a while that need not be kept: run, frame, deep (there may be frames below it)
@@ -50,7 +51,7 @@
 --
 -- Returns one row 'f' (passed: at = now(), node = joins put to step_ready, seq = microseconds the claim took); 'c' for each step the lane holds anew (claimed or a join that fired:
 -- at = when it was claimed, seq null for a join; parent = the run that started its run, if one did; mocks: of a run in test mode); 'm' for each z_run that had ended before; 'x' for each closing announced here, seen,
--- or met by a successor that the lane keeps and must drop (seq = its id); 'p' for each run of such a successor that is paused.
+-- or met by a successor that the lane keeps, or by what follows the end of a frame, and must drop (seq = its id); 'p' for each run of such a successor that is paused.
 create or replace function longshore.cycle_2(
     p_shard smallint, p_lane bigint, p_cycle bigint, p_lease interval, p_worker uuid, p_open boolean, p_look boolean,
     p_ended uuid[], p_known bigint[],
@@ -96,6 +97,7 @@ declare
     v_close bigint;
     v_stay int;
     v_kept int;
+    v_followed int;
     v_met boolean;
     v_paused boolean;
     v_before int;
@@ -118,111 +120,121 @@ begin
     end if;
 
     if p_frames is not null then
-        for q in select e.run, e.frame, e.state, e.output, e.error, e.announce, e.then_frame, e.then_node, e.then_attempt, e.queue, e.priority, e.version, e.keep
-                 from jsonb_to_recordset(p_frames -> 'end') e (run uuid, frame int, state smallint, output text, error text, announce boolean,
-                     then_frame int, then_node int, then_attempt int, queue int, priority smallint, version int, keep boolean) loop
-            update frames f set state = q.state, output = q.output::jsonb, error = q.error::jsonb, finished_at = now()
-            where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame and f.state = 1;
-            continue when not found;
-            if q.announce then
-                insert into closed (shard, run_id, frame) values (p_shard, q.run, q.frame) returning close_id into v_close;
-                tag := 'x'; run_id := q.run; frame := q.frame; seq := v_close;
-                return next;
-                seq := null; frame := null;
-            end if;
-            continue when q.then_node is null;
-            if q.keep and coalesce(cardinality(n_run), 0) < p_keep then
-                n_run := n_run || q.run; n_frame := n_frame || q.then_frame; n_node := n_node || q.then_node; n_kind := n_kind || 4::smallint;
-                n_attempt := n_attempt || q.then_attempt; n_failed := n_failed || 0::smallint; n_lost := n_lost || 0::smallint;
-                n_version := n_version || q.version; n_queue := n_queue || q.queue; n_priority := n_priority || q.priority;
-                n_seq := n_seq || null::bigint;
-            else
-                v_spilled := v_spilled + 1;
-                s_queue := s_queue || q.queue; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || q.version;
-                s_frame := s_frame || q.then_frame; s_node := s_node || q.then_node; s_kind := s_kind || 4::smallint;
-                s_attempt := s_attempt || q.then_attempt; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
-            end if;
-        end loop;
-        for q in select e.run, e.frame, e.deep from jsonb_to_recordset(p_frames -> 'forget') e (run uuid, frame int, deep boolean) loop
-            -- what is below stays where something of the run is not settled: settling reads what is below what
-            if q.deep and not exists (select from closed x where x.shard = p_shard and x.run_id = q.run) then
-                for r in select f.frame from frames f where f.shard = p_shard and f.run_id = q.run and q.frame = any (f.path) order by f.frame loop
-                    delete from frame_chunks c where c.shard = p_shard and c.run_id = q.run and c.frame = r.frame;
-                    delete from frames f where f.shard = p_shard and f.run_id = q.run and f.frame = r.frame;
-                end loop;
-            end if;
-            delete from frames f where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame;
-        end loop;
-        for q in select e.run, e.frame, e.chunk, e.first from jsonb_to_recordset(p_frames -> 'opened') e (run uuid, frame int, chunk int, first int) loop
-            update frame_chunks c set first = q.first, items = null
-            where c.shard = p_shard and c.run_id = q.run and c.frame = q.frame and c.chunk = q.chunk;
-        end loop;
-        insert into frames (shard, run_id, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input, shield, cleanup)
-        select p_shard, e.run, e.frame, e.parent, e.node, e.attempt, e.iteration, e.body, e.path, e.before, e.failed, e.whole, e.bounds, e.input::jsonb,
-            e.shield, e.cleanup
-        from jsonb_to_recordset(p_frames -> 'new') e (run uuid, frame int, parent int, node int, attempt int, iteration int, body int, path int[], before int[],
-            failed smallint, whole boolean, bounds jsonb, input text, shield int, cleanup smallint);
-        insert into frame_chunks (shard, run_id, frame, chunk, first, count, items)
-        select p_shard, e.run, e.frame, e.chunk, e.first, e.count, e.items::jsonb
-        from jsonb_to_recordset(p_frames -> 'chunks') e (run uuid, frame int, chunk int, first int, count int, items text);
-
-        for q in select e.run, e.frame, e.node from jsonb_to_recordset(p_frames -> 'waited') e (run uuid, frame int, node int) loop
-            delete from step_waiting w where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node;
-        end loop;
-        -- all the waits before all the signals: who locks one of each at a time meets another who has the second of them
-        for q in select e.run, e.frame, e.node from jsonb_to_recordset(p_frames -> 'wake') e (run uuid, frame int, node int)
-                 order by e.run, e.frame, e.node loop
-            perform from step_waiting w
-            where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null for update;
-        end loop;
-        for q in select e.run, e.frame, e.node, e.signal, e.refused, e.keep
-                 from jsonb_to_recordset(p_frames -> 'wake') e (run uuid, frame int, node int, signal bigint, refused text, keep boolean)
-                 order by e.run, e.signal, e.frame, e.node loop
-            if q.signal > 0 then
+        if p_frames ? 'end' then
+            -- All in one statement: one for each would prepare the table's constraint anew each time, which costs more than the update. A frame is updated
+            -- while it is live, which ends it, and never again; so one that another changed meanwhile is lost to this statement as it should be.
+            for q in update frames f set state = t.state, output = t.output::jsonb, error = t.error::jsonb, finished_at = now()
+                     from (select e.run, e.frame, e.state, e.output, e.error, e.announce, e.then_frame, e.then_node, e.then_attempt, e.queue, e.priority, e.version,
+                               e.keep, (select x.ctid from frames x where x.shard = p_shard and x.run_id = e.run and x.frame = e.frame) as place
+                           from jsonb_to_recordset(p_frames -> 'end') e (run uuid, frame int, state smallint, output text, error text, announce boolean,
+                               then_frame int, then_node int, then_attempt int, queue int, priority smallint, version int, keep boolean) offset 0) t
+                     where (f.shard = p_shard and f.state = 1 or p_shard = f.shard and f.state < 0) and f.ctid = t.place
+                     returning t.run, t.frame, t.announce, t.then_frame, t.then_node, t.then_attempt, t.queue, t.priority, t.version, t.keep loop
+                if q.announce then
+                    insert into closed (shard, run_id, frame) values (p_shard, q.run, q.frame) returning close_id into v_close;
+                    tag := 'x'; run_id := q.run; frame := q.frame; seq := v_close;
+                    return next;
+                    seq := null; frame := null;
+                end if;
+                continue when q.then_node is null;
+                if q.keep and coalesce(cardinality(n_run), 0) < p_keep then
+                    n_run := n_run || q.run; n_frame := n_frame || q.then_frame; n_node := n_node || q.then_node; n_kind := n_kind || 4::smallint;
+                    n_attempt := n_attempt || q.then_attempt; n_failed := n_failed || 0::smallint; n_lost := n_lost || 0::smallint;
+                    n_version := n_version || q.version; n_queue := n_queue || q.queue; n_priority := n_priority || q.priority;
+                    n_seq := n_seq || null::bigint;
+                else
+                    v_spilled := v_spilled + 1;
+                    s_queue := s_queue || q.queue; s_priority := s_priority || q.priority; s_run := s_run || q.run; s_version := s_version || q.version;
+                    s_frame := s_frame || q.then_frame; s_node := s_node || q.then_node; s_kind := s_kind || 4::smallint;
+                    s_attempt := s_attempt || q.then_attempt; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
+                end if;
+            end loop;
+        end if;
+        if p_frames ?| '{forget,opened,chunks}' then
+            for q in select e.run, e.frame, e.deep from jsonb_to_recordset(p_frames -> 'forget') e (run uuid, frame int, deep boolean) loop
+                -- what is below stays where something of the run is not settled: settling reads what is below what
+                if q.deep and not exists (select from closed x where x.shard = p_shard and x.run_id = q.run) then
+                    for r in select f.frame from frames f where f.shard = p_shard and f.run_id = q.run and q.frame = any (f.path) order by f.frame loop
+                        delete from frame_chunks c where c.shard = p_shard and c.run_id = q.run and c.frame = r.frame;
+                        delete from frames f where f.shard = p_shard and f.run_id = q.run and f.frame = r.frame;
+                    end loop;
+                end if;
+                delete from frames f where f.shard = p_shard and f.run_id = q.run and f.frame = q.frame;
+            end loop;
+            for q in select e.run, e.frame, e.chunk, e.first from jsonb_to_recordset(p_frames -> 'opened') e (run uuid, frame int, chunk int, first int) loop
+                update frame_chunks c set first = q.first, items = null
+                where c.shard = p_shard and c.run_id = q.run and c.frame = q.frame and c.chunk = q.chunk;
+            end loop;
+            insert into frame_chunks (shard, run_id, frame, chunk, first, count, items)
+            select p_shard, e.run, e.frame, e.chunk, e.first, e.count, e.items::jsonb
+            from jsonb_to_recordset(p_frames -> 'chunks') e (run uuid, frame int, chunk int, first int, count int, items text);
+        end if;
+        if p_frames ? 'new' then
+            insert into frames (shard, run_id, frame, parent, node, attempt, iteration, body, path, before, failed, whole, bounds, input, shield, cleanup)
+            select p_shard, e.run, e.frame + i.nth::int - 1, e.parent, e.node, e.attempt, e.iteration + i.nth::int - 1, e.body, e.path, e.before, e.failed,
+                e.whole, e.bounds, i.input::jsonb, e.shield, e.cleanup
+            from jsonb_to_recordset(p_frames -> 'new') e (run uuid, frame int, parent int, node int, attempt int, iteration int, body int, path int[],
+                    before int[], failed smallint, whole boolean, bounds jsonb, shield int, cleanup smallint, inputs text[]),
+                unnest(e.inputs) with ordinality i (input, nth);
+        end if;
+        if p_frames ?| '{waited,wake,wait}' then
+            for q in select e.run, e.frame, e.node from jsonb_to_recordset(p_frames -> 'waited') e (run uuid, frame int, node int) loop
+                delete from step_waiting w where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node;
+            end loop;
+            -- all the waits before all the signals: who locks one of each at a time meets another who has the second of them
+            for q in select e.run, e.frame, e.node from jsonb_to_recordset(p_frames -> 'wake') e (run uuid, frame int, node int)
+                     order by e.run, e.frame, e.node loop
                 perform from step_waiting w
-                where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null;
+                where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null for update;
+            end loop;
+            for q in select e.run, e.frame, e.node, e.signal, e.refused, e.keep
+                     from jsonb_to_recordset(p_frames -> 'wake') e (run uuid, frame int, node int, signal bigint, refused text, keep boolean)
+                     order by e.run, e.signal, e.frame, e.node loop
+                if q.signal > 0 then
+                    perform from step_waiting w
+                    where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null;
+                    continue when not found;
+                    update signals s set taken_at = now(), taken_frame = q.frame, taken_node = q.node, refused = q.refused
+                    where s.shard = p_shard and s.run_id = q.run and s.signal_id = q.signal and s.taken_at is null;
+                    continue when not found or q.refused is not null;
+                end if;
+                update step_waiting w set woken_at = now(), signal_id = q.signal
+                where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null
+                returning w.version_id, w.queue_id, w.priority, w.attempt, w.failed, w.due_at, w.timer_seq into r;
                 continue when not found;
-                update signals s set taken_at = now(), taken_frame = q.frame, taken_node = q.node, refused = q.refused
-                where s.shard = p_shard and s.run_id = q.run and s.signal_id = q.signal and s.taken_at is null;
-                continue when not found or q.refused is not null;
-            end if;
-            update step_waiting w set woken_at = now(), signal_id = q.signal
-            where w.shard = p_shard and w.run_id = q.run and w.frame = q.frame and w.node = q.node and w.woken_at is null
-            returning w.version_id, w.queue_id, w.priority, w.attempt, w.failed, w.due_at, w.timer_seq into r;
-            continue when not found;
-            if r.timer_seq is not null then
-                -- a range of one time, in order: with two equal keys a plan made on an empty table takes the index of runs, and reads the whole
-                -- shard. One that is made ready at this moment is skipped: it will find the wait woken
-                delete from step_delayed d
-                where (d.shard = p_shard and d.attempt >= 0 or p_shard = d.shard and d.attempt < 0)
-                  and d.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.due_at between r.due_at and r.due_at
-                                          and s.seq = r.timer_seq order by s.due_at, s.seq limit 1 for update skip locked));
-            end if;
-            if q.keep and coalesce(cardinality(n_run), 0) < p_keep then
-                n_run := n_run || q.run; n_frame := n_frame || q.frame; n_node := n_node || q.node; n_kind := n_kind || 3::smallint;
-                n_attempt := n_attempt || r.attempt; n_failed := n_failed || r.failed; n_lost := n_lost || 0::smallint;
-                n_version := n_version || r.version_id; n_queue := n_queue || r.queue_id; n_priority := n_priority || r.priority;
-                n_seq := n_seq || null::bigint;
-            else
-                v_spilled := v_spilled + 1;
-                s_queue := s_queue || r.queue_id; s_priority := s_priority || r.priority; s_run := s_run || q.run; s_version := s_version || r.version_id;
-                s_frame := s_frame || q.frame; s_node := s_node || q.node; s_kind := s_kind || 3::smallint;
-                s_attempt := s_attempt || r.attempt; s_failed := s_failed || r.failed; s_lost := s_lost || 0::smallint;
-            end if;
-        end loop;
-        for q in select e.run, e.frame, e.node, e.attempt, e.version, e.queue, e.priority, e.failed, e.names, e.picky, e.after_us, e.timer, e.child
-                 from jsonb_to_recordset(p_frames -> 'wait') e (run uuid, frame int, node int, attempt int, version int, queue int, priority smallint,
-                     failed smallint, names text[], picky boolean, after_us bigint, timer int, child uuid) loop
-            v_due := null; v_timer := null;
-            if q.after_us is not null then
-                insert into step_delayed (shard, due_at, queue_id, priority, run_id, version_id, frame, node, kind, attempt)
-                values (p_shard, now() + q.after_us * interval '1 microsecond', q.timer, q.priority, q.run, q.version, q.frame, -9, 4, q.node)
-                returning due_at, seq into v_due, v_timer;
-            end if;
-            insert into step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, failed, names, picky, due_at, timer_seq, child_run_id)
-            values (p_shard, q.run, q.frame, q.node, q.attempt, q.version, q.queue, q.priority, q.failed, q.names, q.picky, v_due, v_timer, q.child);
-        end loop;
-
+                if r.timer_seq is not null then
+                    -- a range of one time, in order: with two equal keys a plan made on an empty table takes the index of runs, and reads the whole
+                    -- shard. One that is made ready at this moment is skipped: it will find the wait woken
+                    delete from step_delayed d
+                    where (d.shard = p_shard and d.attempt >= 0 or p_shard = d.shard and d.attempt < 0)
+                      and d.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.due_at between r.due_at and r.due_at
+                                              and s.seq = r.timer_seq order by s.due_at, s.seq limit 1 for update skip locked));
+                end if;
+                if q.keep and coalesce(cardinality(n_run), 0) < p_keep then
+                    n_run := n_run || q.run; n_frame := n_frame || q.frame; n_node := n_node || q.node; n_kind := n_kind || 3::smallint;
+                    n_attempt := n_attempt || r.attempt; n_failed := n_failed || r.failed; n_lost := n_lost || 0::smallint;
+                    n_version := n_version || r.version_id; n_queue := n_queue || r.queue_id; n_priority := n_priority || r.priority;
+                    n_seq := n_seq || null::bigint;
+                else
+                    v_spilled := v_spilled + 1;
+                    s_queue := s_queue || r.queue_id; s_priority := s_priority || r.priority; s_run := s_run || q.run; s_version := s_version || r.version_id;
+                    s_frame := s_frame || q.frame; s_node := s_node || q.node; s_kind := s_kind || 3::smallint;
+                    s_attempt := s_attempt || r.attempt; s_failed := s_failed || r.failed; s_lost := s_lost || 0::smallint;
+                end if;
+            end loop;
+            for q in select e.run, e.frame, e.node, e.attempt, e.version, e.queue, e.priority, e.failed, e.names, e.picky, e.after_us, e.timer, e.child
+                     from jsonb_to_recordset(p_frames -> 'wait') e (run uuid, frame int, node int, attempt int, version int, queue int, priority smallint,
+                         failed smallint, names text[], picky boolean, after_us bigint, timer int, child uuid) loop
+                v_due := null; v_timer := null;
+                if q.after_us is not null then
+                    insert into step_delayed (shard, due_at, queue_id, priority, run_id, version_id, frame, node, kind, attempt)
+                    values (p_shard, now() + q.after_us * interval '1 microsecond', q.timer, q.priority, q.run, q.version, q.frame, -9, 4, q.node)
+                    returning due_at, seq into v_due, v_timer;
+                end if;
+                insert into step_waiting (shard, run_id, frame, node, attempt, version_id, queue_id, priority, failed, names, picky, due_at, timer_seq, child_run_id)
+                values (p_shard, q.run, q.frame, q.node, q.attempt, q.version, q.queue, q.priority, q.failed, q.names, q.picky, v_due, v_timer, q.child);
+            end loop;
+        end if;
         if p_frames ?| '{context,pause,park,children,asks}' then
             for q in select e.run, e.version, e.frame, e.node, e.attempt, e.changes
                      from jsonb_to_recordset(p_frames -> 'context') e (run uuid, version int, frame int, node int, attempt int, changes text) loop
@@ -418,6 +430,7 @@ begin
         from unnest(b_lane) t (lane), lateral (select r.worker_id from worker_lanes r where r.shard = p_shard and r.lane_id = p_lane offset 0) w;
     end if;
 
+    v_followed := coalesce(cardinality(n_run), 0);
     v_began := clock_timestamp();
     if p_limit > 0 then
         -- rows another lane is taking are skipped, never waited for. The two-armed condition hides the shard from the index (else a generic plan
@@ -453,7 +466,7 @@ begin
         values (p_shard, p_lane, p_cycle + 1, now() + p_lease, h_run || n_run, h_frame || n_frame, h_node || n_node, h_kind || n_kind,
             h_attempt || n_attempt,
             h_claimed || array_fill(now(), array[v_kept]) || array_fill(v_claimed, array[coalesce(cardinality(n_run), 0)]))
-        returning v_kept > 0 and exists (select from closed x where x.shard = p_shard and x.run_id = any (h_run)),
+        returning v_kept + v_followed > 0 and exists (select from closed x where x.shard = p_shard and x.run_id = any (h_run || n_run)),
             v_kept > 0 and exists (select from pauses x where x.shard = p_shard and x.run_id = any (h_run)) into v_met, v_paused;
         if p_worker is not null then
             insert into worker_lanes (shard, lane_id, worker_id) values (p_shard, p_lane, p_worker) on conflict (shard, lane_id) do nothing;
@@ -472,12 +485,13 @@ begin
                 select r.state, case when pg_column_size(r.input) <= 8192 then r.input::text end as input, r.key, r.parent_run_id, r.mocks
                 from workflow_runs r where r.shard = p_shard and r.run_id = t.run_id offset 0) w on true;
     end if;
-    -- a successor that the lane keeps is not read from the run: a run closed since the fence looked must not start it
+    -- a successor that the lane keeps is not read from the run, nor are the frames around what follows the end of one: a run or frame closed since the
+    -- fence looked must not start it
     if v_met then
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
                 x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid, null::text
-            from closed x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:]);
+            from closed x where x.shard = p_shard and x.run_id = any (h_run[v_stay + 1:] || n_run[:v_followed]);
     end if;
     if v_paused then
         return query

@@ -17,9 +17,8 @@ begin
         from unnest(p_runs, p_frames) with ordinality t (run_id, frame, o),
             lateral (select x.chunk, x.first, x.count from frame_chunks x
                      where x.shard = p_shard and x.run_id = t.run_id and x.frame = t.frame and x.first is not null offset 0) c,
-            generate_series(c.first, c.first + c.count - 1) n (frame),
             lateral (select x.frame, x.iteration, x.state, x.output, x.error, x.finished_at
-                     from frames x where x.shard = p_shard and x.run_id = t.run_id and x.frame = n.frame offset 0) f
-        order by t.o, c.chunk, n.frame;
+                     from frames x where x.shard = p_shard and x.run_id = t.run_id and x.frame between c.first and c.first + c.count - 1 offset 0) f
+        order by t.o, c.chunk, f.frame;
 end
 $read_iterations$;

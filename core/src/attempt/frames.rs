@@ -70,12 +70,19 @@ impl Plan {
                 cleans_up,
             });
         }
-        let mut first = true;
-        for facts in &opening.frames {
-            let body = graph.body_of(facts).and_then(|body| graph.body(body));
-            for entry in body.map_or(&[][..], |body| body.entries()) {
-                self.make_ready_in(index, ended, facts.frame, *entry, first);
-                first = false;
+        let body = |facts| graph.body_of(facts).and_then(|body| graph.body(body));
+        let entries = opening.frames.iter().flat_map(|facts| {
+            let entries = body(facts).map_or(&[][..], |body| body.entries());
+            entries.iter().map(|entry| (facts.frame, *entry))
+        });
+        // what follows iterations that ended in this lane may stay, half of it: the other half is for lanes that are idle
+        let moved = opening.chunk.is_some_and(|chunk| chunk > 0);
+        let half = if moved { opening.frames.len().div_ceil(2) } else { 1 };
+        for (position, (frame, entry)) in entries.enumerate() {
+            if position == 0 {
+                self.make_ready_in(index, ended, frame, entry, true);
+            } else {
+                self.begun.push((index, frame, entry, position < half));
             }
         }
         let of = whole.map_or(ended.step.frame, |whole| whole.frame);

@@ -3,20 +3,17 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
+use sqlx::types::Json;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::{
-    Batch, Baton, Closing, ContextWrite, Due, FrameEnding, JoinArrival, NewChild, NewChunk, NewFrame, NewWait, Passed,
-    Wake,
-};
-use crate::frame::Chunk;
+use super::frames::Frames;
+use super::{Batch, Baton, Closing, Due, JoinArrival, Passed};
 use crate::graph::Bounds;
 use crate::payload::Payload;
-use crate::queue::{Claimed, HeldStep, SHARD, SOLO, StepKind, StepRef, seq_time};
+use crate::queue::{Claimed, HeldStep, SHARD, SOLO, StepKind, seq_time};
 use crate::state::RunState;
 
 /// Collects one field of many rows into the array that the function takes: null where there is none.
@@ -28,136 +25,6 @@ fn column<'a, T, R>(rows: &'a [T], field: impl Fn(&'a T) -> R) -> Option<Vec<R>>
 fn windows(joins: &[JoinArrival], field: impl Fn(&Bounds) -> i32) -> Option<Vec<i32>> {
     let any = joins.iter().any(|join| join.bounds.is_some());
     any.then(|| joins.iter().map(|join| join.bounds.as_ref().map_or(0, &field)).collect())
-}
-
-/// What concerns frames, waits, contexts, pauses and child runs; null where nothing does.
-fn frames(batch: &Batch) -> Option<serde_json::Value> {
-    let Batch {
-        frames,
-        frame_endings,
-        chunks,
-        opened,
-        forgotten_passes,
-        waiting,
-        wakes,
-        waited,
-        contexts,
-        pauses,
-        parked,
-        children,
-        asks,
-        ..
-    } = batch;
-    let no_frames = frames.is_empty() && frame_endings.is_empty() && chunks.is_empty() && opened.is_empty();
-    if no_frames
-        && forgotten_passes.is_empty()
-        && waiting.is_empty()
-        && wakes.is_empty()
-        && waited.is_empty()
-        && contexts.is_empty()
-        && pauses.is_empty()
-        && parked.is_empty()
-        && children.is_empty()
-        && asks.is_empty()
-    {
-        return None;
-    }
-    let new = |new: &NewFrame| {
-        let facts = &new.facts;
-        let input = if facts.iteration >= 0 { Some(&facts.input) } else { new.kept_input.as_ref() };
-        let mut row = json!({
-            "run": new.run_id, "frame": facts.frame, "parent": facts.parent, "node": facts.block, "attempt": facts.attempt,
-            "iteration": facts.iteration, "body": new.body, "path": new.path, "before": (!facts.before.is_empty()).then_some(&facts.before), "failed": facts.failed, "whole": facts.whole, "bounds": facts.bounds,
-            "input": input.map(Payload::as_str),
-        });
-        if let Some(shield) = new.shield {
-            row["shield"] = shield.into();
-        }
-        if new.cleans_up {
-            row["cleanup"] = 1.into();
-        }
-        row
-    };
-    let end = |end: &FrameEnding| {
-        let (state, output, error) = match &end.result {
-            Ok(output) => (RunState::Completed, Some(output.as_str()), None),
-            Err(error) => (RunState::Failed, None, Some(error.as_str())),
-        };
-        json!({
-            "run": end.run_id, "frame": end.frame, "state": state.code(), "output": output, "error": error, "announce": end.announce,
-            "then_frame": end.then.map(|then| then.frame), "then_node": end.then.map(|then| then.node),
-            "then_attempt": end.then.map(|then| then.attempt), "queue": end.then.map(|then| then.queue_id),
-            "priority": end.then.map(|then| then.priority), "version": end.then.map(|then| then.version_id),
-            "keep": end.then.is_some_and(|then| then.keep),
-        })
-    };
-    let chunk = |new: &NewChunk| {
-        let Chunk { chunk, count, items } = &new.chunk;
-        let items = items.as_ref().map(Payload::as_str);
-        json!({"run": new.run_id, "frame": new.frame, "chunk": chunk, "first": new.first, "count": count, "items": items})
-    };
-    let opens = |(run, frame, chunk, first): &(Uuid, i32, i32, i32)| json!({"run": run, "frame": frame, "chunk": chunk, "first": first});
-    let forget = |(run, frame, deep): &(Uuid, i32, bool)| json!({"run": run, "frame": frame, "deep": deep});
-    let wait = |wait: &NewWait| {
-        json!({
-            "run": wait.key.run_id, "frame": wait.key.frame, "node": wait.key.node, "attempt": wait.attempt, "version": wait.version_id,
-            "queue": wait.queue_id, "priority": wait.priority, "failed": wait.failed, "names": wait.names, "picky": wait.picky,
-            "after_us": wait.timeout.map(|after| i64::try_from(after.as_micros()).unwrap_or(i64::MAX)), "timer": wait.timer_queue_id,
-            "child": wait.child,
-        })
-    };
-    let wake = |wake: &Wake| {
-        json!({
-            "run": wake.key.run_id, "frame": wake.key.frame, "node": wake.key.node, "signal": wake.signal, "refused": wake.refused,
-            "keep": wake.keep,
-        })
-    };
-    let ended = |key: &StepRef| json!({"run": key.run_id, "frame": key.frame, "node": key.node});
-    let context = |write: &ContextWrite| match &write.by {
-        Some((frame, node, attempt, changes)) => json!({
-            "run": write.run_id, "version": write.version_id, "frame": frame, "node": node, "attempt": attempt, "changes": changes,
-        }),
-        None => json!({"run": write.run_id}),
-    };
-    let pause = |(run, why): &(Uuid, Payload)| json!({"run": run, "why": why.as_str()});
-    let park = |step: &HeldStep| {
-        json!({
-            "run": step.run_id, "version": step.version_id, "frame": step.frame, "node": step.node, "kind": step.kind.code(), "attempt": step.attempt,
-            "failed": step.failed, "lost": step.lost, "queue": step.queue_id, "priority": step.queue_priority(),
-        })
-    };
-    let child = |new: &NewChild| {
-        json!({
-            "run": new.run_id, "workflow": new.workflow_id, "version": new.version_id, "depth": new.depth, "policy": new.close_policy.code(),
-            "awaited": new.awaited, "input": new.input.as_str(), "priority": new.priority, "parent": new.parent.run_id, "frame": new.parent.frame,
-            "node": new.parent.node, "attempt": new.parent_attempt,
-        })
-    };
-    let ask = |(child, parent): &(Uuid, Uuid)| json!({"run": child, "parent": parent});
-    let mut all = json!({
-        "wait": waiting.iter().map(wait).collect::<Vec<_>>(),
-        "wake": wakes.iter().map(wake).collect::<Vec<_>>(),
-        "waited": waited.iter().map(ended).collect::<Vec<_>>(),
-        "new": frames.iter().map(new).collect::<Vec<_>>(),
-        "end": frame_endings.iter().map(end).collect::<Vec<_>>(),
-        "chunks": chunks.iter().map(chunk).collect::<Vec<_>>(),
-        "opened": opened.iter().map(opens).collect::<Vec<_>>(),
-        "forget": forgotten_passes.iter().map(forget).collect::<Vec<_>>(),
-    });
-    // what is rare and not there is not looked for
-    if let Some(all) = all.as_object_mut() {
-        let mut rare = |name: &str, rows: Vec<serde_json::Value>| {
-            if !rows.is_empty() {
-                all.insert(name.to_owned(), rows.into());
-            }
-        };
-        rare("context", contexts.iter().map(context).collect());
-        rare("pause", pauses.iter().map(pause).collect());
-        rare("park", parked.iter().map(park).collect());
-        rare("children", children.iter().map(child).collect());
-        rare("asks", asks.iter().map(ask).collect());
-    }
-    Some(all)
 }
 
 /// Send the batch once. `Ok(None)`: no row came back, which alone means nothing yet (see [`pass`](super::pass)).
@@ -263,7 +130,7 @@ pub(super) async fn send(
         .bind(column(&holds, |h| h.3.code()))
         .bind(column(&holds, |h| h.4))
         .bind(column(&b.held, |h| h.claimed_at))
-        .bind(frames(batch))
+        .bind(Frames::of(batch).map(Json))
         .fetch_all(db)
         .await?;
     if rows.is_empty() {

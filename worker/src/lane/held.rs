@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use longshore_core::attempt::{Ended, Ending};
 use longshore_core::context::Change;
-use longshore_core::cycle::Closing;
+use longshore_core::cycle::{Closing, FrameEnding};
+use longshore_core::error::StepError;
 use longshore_core::frame::Child;
-use longshore_core::graph::{Body, CLEAN_UP, FrameFacts, NodeResult, RunFacts, Values};
+use longshore_core::graph::{BlockKind, Body, CLEAN_UP, FrameFacts, Graph, NEXT, NodeResult, RunFacts, Values};
 use longshore_core::mock::Mocks;
 use longshore_core::payload::Payload;
-use longshore_core::queue::{Claimed, HeldStep};
+use longshore_core::queue::{Claimed, HeldStep, StepKind};
 use longshore_core::results::Instance;
 use longshore_core::retry::Failures;
 use longshore_core::state::{Outcome, RunState};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::metrics::StepMetrics;
 use crate::prepare::Heard;
@@ -108,13 +111,8 @@ impl Finished {
             }
         }
         if step.frame != before.step.frame {
-            let frames = self.frames_of(step.frame);
-            // nodes of another frame have the same numbers: only what is around both frames is known of this one, too
-            let graph = &before.version.graph;
-            let around =
-                |node| graph.frame_of(node, &frames).filter(|of| graph.frame_of(node, &values.frames) == Some(*of));
-            values.results.retain(|node, _| around(*node).is_some());
-            values.frames = frames;
+            let frames = self.frames_of(step.frame, step.claimed_at);
+            enter(&before.version.graph, &mut values, frames);
         }
         Held {
             step,
@@ -143,7 +141,7 @@ impl Finished {
 
 impl Finished {
     /// The frames around a step of a frame that began with this step; none where it is not known, and will be read.
-    fn frames_of(&self, frame: i32) -> Arc<[FrameFacts]> {
+    fn frames_of(&self, frame: i32, began: Option<DateTime<Utc>>) -> Arc<[FrameFacts]> {
         let Ending::Opened(opening) = &self.ending else {
             return Arc::default();
         };
@@ -151,8 +149,22 @@ impl Finished {
             return Arc::default();
         };
         let whole = opening.frames.first().filter(|first| first.whole && first.frame != frame);
-        self.held.values.frames.iter().chain(whole).chain([own]).cloned().collect()
+        let new = whole.into_iter().chain([own]).map(|facts| FrameFacts { created_at: began, ..facts.clone() });
+        self.held.values.frames.iter().cloned().chain(new).collect()
     }
+
+    /// Where a frame is among those around the step.
+    fn place_of(&self, run_id: Uuid, frame: i32) -> Option<usize> {
+        let frames = (self.held.step.run_id == run_id).then_some(&self.held.values.frames)?;
+        frames.iter().position(|facts| facts.frame == frame)
+    }
+}
+
+/// Values of a step as those of one in another frame: nodes of the two have the same numbers, so only what is around both frames is known there.
+fn enter(graph: &Graph, values: &mut Values, frames: Arc<[FrameFacts]>) {
+    let around = |node| graph.frame_of(node, &frames).filter(|of| graph.frame_of(node, &values.frames) == Some(*of));
+    values.results.retain(|node, _| around(*node).is_some());
+    values.frames = frames;
 }
 
 /// The step may be part of a `finally`, which goes on after the run's end: its frames say.
@@ -186,6 +198,33 @@ impl Held {
             self.hops = before.held.hops + 1;
             self.since = before.held.since;
         }
+    }
+
+    /// What is known of the frames around such a step, and of the frame whose end it follows, from the steps that ended with that cycle: it is not read
+    /// again. What was closed meanwhile the cycle's answer says.
+    pub(super) fn know_like(&mut self, finished: &[Finished], ends: &[FrameEnding], at: DateTime<Utc>) {
+        let (step, graph) = (&self.step, &self.version.graph);
+        let within =
+            |frame| finished.iter().find_map(|finished| Some((finished, finished.place_of(step.run_id, frame)?)));
+        let follows = |end: &&FrameEnding| {
+            let then = end.then.is_some_and(|then| (then.frame, then.node) == (step.frame, step.node));
+            then && (end.run_id, end.frame, StepKind::Advance) == (step.run_id, step.attempt, step.kind)
+        };
+        let end = ends.iter().find(follows);
+        // the frame that ended is within the step's own
+        let (before, depth) = match (end, within(end.map_or(step.frame, |end| end.frame))) {
+            (Some(_), Some((before, place))) => (before, place),
+            (None, Some((before, place))) => (before, place + 1),
+            (_, None) => return,
+        };
+        let frames = &before.held.values.frames;
+        if let (Some(end), Some(ended)) = (end, frames.get(depth)) {
+            self.instances.extend(instance(end, ended, at).filter(|_| !needs_more(graph, step, ended)));
+        }
+        let around = frames.get(..depth).unwrap_or_default().into();
+        self.values.results.clone_from(&before.held.values.results);
+        self.values.frames = before.held.values.frames.clone();
+        enter(graph, &mut self.values, around);
     }
 
     /// Its attempt is on record.
@@ -255,4 +294,23 @@ impl Held {
             failures: Vec::new(),
         }
     }
+}
+
+/// An instance that ended with this cycle; none where it is not known when it began.
+fn instance(end: &FrameEnding, ended: &FrameFacts, at: DateTime<Utc>) -> Option<Instance> {
+    let child = Child {
+        frame: ended.frame,
+        iteration: ended.iteration,
+        result: Some(end.result.clone().map_err(|error| StepError::from_payload(&error))),
+        input: None,
+        before: ended.before.clone(),
+        finished_at: Some(at),
+    };
+    Some(Instance { child, attempt: ended.attempt, failed: ended.failed, created_at: ended.created_at? })
+}
+
+/// What follows a body of a `try` may need those before it, and what the block was given.
+fn needs_more(graph: &Graph, step: &HeldStep, ended: &FrameFacts) -> bool {
+    let kind = graph.node(ended.block).and_then(|node| Some(&node.block()?.kind));
+    step.node == NEXT && matches!(kind, Some(BlockKind::Try { .. }))
 }

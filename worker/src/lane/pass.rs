@@ -125,7 +125,7 @@ impl Lane {
     }
 
     /// The cycle was committed.
-    async fn passed(&mut self, baton: Baton, passed: Passed, plan: Plan, size: usize, sent: Instant, sweep: bool) {
+    async fn passed(&mut self, baton: Baton, passed: Passed, mut plan: Plan, size: usize, sent: Instant, sweep: bool) {
         self.renew(baton, sent);
         if plan.batch.look {
             self.last_look = sent;
@@ -149,10 +149,14 @@ impl Lane {
         }
         let finished: Vec<Finished> = self.finished.drain(..size).collect();
         self.count(&finished, &plan, &passed);
+        let ends = std::mem::take(&mut plan.batch.frame_endings);
         let mut new = self.continued(plan, &finished, passed.at).await;
         let (followed, claimed): (Vec<_>, Vec<_>) = passed.new.into_iter().partition(|(_, seq)| seq.is_none());
         let mut followed = self.admit(followed.into_iter().map(|(claimed, _)| claimed).collect()).await;
-        followed.iter_mut().for_each(|held| held.stay_like(&finished));
+        for held in &mut followed {
+            held.stay_like(&finished);
+            held.know_like(&finished, &ends, passed.at);
+        }
         new.extend(followed);
         drop(finished);
         new.extend(self.admit(claimed.into_iter().map(|(claimed, _)| claimed).collect()).await);

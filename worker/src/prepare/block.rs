@@ -20,25 +20,24 @@ use crate::shared::Shared;
 pub(super) async fn read_frames(shared: &Shared, new: &mut [Held]) -> bool {
     let unknown = |held: &&Held| held.live && !held.knows_its_frames();
     let wanted: BTreeSet<_> = new.iter().filter(unknown).map(|held| (held.step.run_id, held.step.frame)).collect();
-    if wanted.is_empty() {
-        return true;
-    }
-    let wanted: Vec<_> = wanted.into_iter().collect();
-    let read = shared.insist("read the frames of steps", || async {
-        results::frames(&mut shared.sender.access.session().await?, &wanted).await
-    });
-    let Some(found) = read.await else { return false };
-    for held in new.iter_mut().filter(|held| held.live && !held.knows_its_frames()) {
-        match found.get(&(held.step.run_id, held.step.frame)) {
-            Some(frames) => held.values.frames = frames.clone(),
-            None => held.live = false,
+    if !wanted.is_empty() {
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        let read = shared.insist("read the frames of steps", || async {
+            results::frames(&mut shared.sender.access.session().await?, &wanted).await
+        });
+        let Some(found) = read.await else { return false };
+        for held in new.iter_mut().filter(|held| held.live && !held.knows_its_frames()) {
+            match found.get(&(held.step.run_id, held.step.frame)) {
+                Some(frames) => held.values.frames = frames.clone(),
+                None => held.live = false,
+            }
         }
+    }
+    // a frame that ended takes its steps with it, whoever ended it, but for the one that cleans up after it; of a run that ended only a `finally` goes on
+    for held in new.iter_mut().filter(|held| held.live && held.step.frame != 0 && held.step.node != CLEAN_UP) {
         let frames = &held.values.frames;
-        // a frame that ended takes its steps with it, whoever ended it, but for the one that cleans up after it; of a run that ended only a `finally`
-        // goes on
-        held.live &= held.step.node == CLEAN_UP
-            || frames.last().is_some_and(|frame| frame.live)
-                && (!held.run_ended || frames.iter().any(|frame| frame.finally));
+        held.live = frames.last().is_some_and(|frame| frame.live)
+            && (!held.run_ended || frames.iter().any(|frame| frame.finally));
     }
     true
 }
@@ -65,9 +64,12 @@ pub(super) fn is_end_of_block(held: &Held) -> bool {
     block && held.step.kind == StepKind::Advance
 }
 
-/// The instances that the step is about, and whether those that led to them are, too.
+/// The instances that the step is about and that are not at hand, and whether those that led to them are, too.
 pub(super) fn instances(held: &Held) -> Vec<(FrameRef, bool)> {
     let step = &held.step;
+    if !held.instances.is_empty() {
+        return Vec::new();
+    }
     let of = |frame| (step.run_id, frame);
     // what says how a frame ended is numbered by it
     if is_end_of_block(held) {
