@@ -300,7 +300,7 @@ impl Graph {
     ) -> Opening {
         let mut opening = Opening { around: numbers(frames), ..Opening::default() };
         let given = given.cloned().unwrap_or_else(Payload::null);
-        opening.bodies(&FrameFacts { before, finally: true, ..whole.clone() }, count(place), vec![given]);
+        opening.bodies(&FrameFacts { before, live: true, finally: true, ..whole.clone() }, count(place), vec![given]);
         opening
     }
 

@@ -135,9 +135,8 @@ impl Past {
         for (frame, node, attempt, outcome, output, error) in rows {
             let result = match Outcome::from_code(outcome) {
                 Ok(Outcome::Completed) => output.map(|output| NodeResult::Completed(Payload::trusted(output.into()))),
-                Ok(Outcome::Failed | Outcome::Lost) => {
-                    error.map(|error| NodeResult::Failed(Payload::trusted(error.into())))
-                }
+                // one that was lost is tried again, unless it is given up, which is another record
+                Ok(Outcome::Failed) => error.map(|error| NodeResult::Failed(Payload::trusted(error.into()))),
                 _ => None,
             };
             self.records.entry(frame).or_default().insert(node, Record { attempt, result });

@@ -131,3 +131,20 @@ async fn what_failed_elsewhere_goes_on_in_the_new_run() {
     assert_eq!((ran(&fleet, anew, "a").await, ran(&fleet, anew, "count").await), (0, 0));
     fleet.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_waits_for_its_next_attempt_has_not_failed() {
+    let mut waiting = failing("f", 1);
+    waiting["input"]["permanent"] = json!(false);
+    waiting["retry"] = json!({"max_attempts": 3, "initial": "1h"});
+    let definition = json!({"name": "w", "nodes": [waiting, {"id": "after", "type": "task", "handler": "echo"}, {"id": "other", "type": "task", "handler": "echo"}],
+        "edges": [{"from": "f", "to": "after", "on": "failure"}]});
+    let fleet = fleet(definition).await;
+    let run = fleet.start("w", json!({})).await;
+    fleet.until("select count(*) = 2 from longshore.execution_step_attempts where node >= 0").await;
+    let plan = fleet.enqueuer.rerun(run, "other").plan().await.unwrap();
+    assert!(!plan.reused.contains(&"f".to_owned()) && plan.ready.contains(&"f".to_owned()), "{plan:?}");
+    fleet.enqueuer.cancel(run).await.unwrap();
+    fleet.until("select not exists (select from longshore.closed)").await;
+    fleet.finish().await;
+}
