@@ -51,6 +51,7 @@ pub const FUNCTIONS: &[Function] = &[
     function!("run", "close_run"),
     function!("run", "pause_run"),
     function!("run", "resume_run"),
+    function!("run", "query"),
     function!("prune", "prune_runs"),
     function!("cycle", "cycle_2"),
     function!("cycle", "cycle"),

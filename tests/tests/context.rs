@@ -241,6 +241,73 @@ async fn a_run_answers_what_its_definition_lets_one_ask() {
     fleet.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_a_path_is_answered_in_sql_as_the_library_answers_it() {
+    let paths = [
+        "run.state",
+        "run.input",
+        "run.input.list[1]",
+        "run.input.list[9]",
+        "run.input['odd key'].x",
+        "run.input[\"odd key\"]",
+        "run.input.text.length",
+        "run.input.no.where",
+        "run.context",
+        " run.context.paid ",
+        "run.context.seen[0]",
+        "nodes.a.output",
+        "nodes.a.output.x",
+        "nodes.a.error",
+        "nodes.a.state",
+        "nodes.bad.error.name",
+        "nodes.bad.output",
+        "nodes['wait-for'].state",
+        "nodes.after.state",
+        "nodes.after.output.x",
+        "nodes.block.output.y[0]",
+    ];
+    let queries: serde_json::Map<String, Value> =
+        paths.iter().zip(0..).map(|(path, n)| (format!("q{n}"), json!(path))).collect();
+    let failing = json!({"id": "bad", "type": "task", "handler": "flaky", "input": {"fail": 9, "permanent": true, "name": "declined"}});
+    let definition = json!({"name": "w", "context": {"paid": 0}, "queries": queries,
+        "nodes": [{"id": "a", "type": "set", "output": {"x": [1, null]}}, {"id": "c", "type": "context", "increment": {"paid": 2}, "append": {"seen": "yes"}}, failing,
+            {"id": "block", "type": "if", "when": "true", "then": {"nodes": [{"id": "inner", "type": "set", "output": {"y": [4]}}]}},
+            {"id": "wait-for", "type": "wait", "signal": "go"}, {"id": "after", "type": "set", "output": 1}],
+        "edges": [["a", "c"], ["c", "block"], ["block", "bad"], {"from": "bad", "to": "wait-for", "on": "failure"}, ["wait-for", "after"]]});
+    let fleet = fleet(definition).await;
+    fleet.apply(json!({"name": "other", "queries": {"sum": "run.input.x + 1"}, "nodes": [{"id": "a", "type": "set", "output": 1}]})).await;
+    let run = fleet.start("w", json!({"list": [5, {"z": 6}], "odd key": {"x": 7}, "text": "t"})).await;
+    let in_sql = async |run: Uuid, name: &str| -> Result<Value, sqlx::Error> {
+        sqlx::query_scalar("select longshore.query($1, $2)").bind(run).bind(name).fetch_one(&fleet.database.pool).await
+    };
+    for moment in ["waiting", "ended"] {
+        if moment == "waiting" {
+            fleet
+                .until(&format!(
+                    "select exists (select from longshore.execution_steps where run_id = '{run}' and state = 'waiting')"
+                ))
+                .await;
+        } else {
+            fleet.enqueuer.signal(run, "go", &Value::Null).await.unwrap();
+            fleet.ended(run).await;
+        }
+        let mut told = 0;
+        for (path, n) in paths.iter().zip(0..) {
+            let name = format!("q{n}");
+            let answer = fleet.enqueuer.query::<Value>(run, &name).await.unwrap();
+            assert_eq!(in_sql(run, &name).await.unwrap(), answer, "{path}, {moment}");
+            told += usize::from(!answer.is_null());
+        }
+        assert!(told >= 13, "{told} of them have an answer, {moment}");
+    }
+    let (other, _) = fleet.complete("other", json!({"x": 1})).await;
+    for (run, name, code) in [(Uuid::nil(), "q0", "LS010"), (run, "nothing", "LS013"), (other, "sum", "LS014")] {
+        let error = in_sql(run, name).await.unwrap_err();
+        assert_eq!(error.as_database_error().unwrap().code().unwrap(), code);
+    }
+    fleet.finish().await;
+}
+
 #[tokio::test]
 async fn a_patch_is_merged_as_rfc_7396_says() {
     let fleet = TestFleet::publish([]).await;

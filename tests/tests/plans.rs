@@ -284,6 +284,9 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
     let waits = [one("p_runs", &ids), one("p_frames", &ones), one("p_nodes", &ones), one("p_results", "true")];
     session.call("read_children", &waits).await;
     if round > 0 {
+        for name in ["context", "output", "state"] {
+            session.call("query", &[one("run", &runs[0].to_string()), one("name", name)]).await;
+        }
         session
             .call("signal", &[one("run", &runs[0].to_string()), one("name", "s"), one("key", &format!("k{round}"))])
             .await;
@@ -414,7 +417,8 @@ async fn round(session: &mut Session, admin: &mut PgConnection, runs: &[Uuid], a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_function_reads_a_whole_table_with_the_plans_it_made_while_it_was_empty() {
-    let fleet = TestFleet::publish([dag("w", "a b", "a>b")]).await;
+    let queries = json!({"context": "run.context.n", "output": "nodes.a.output", "state": "nodes.b.state"});
+    let fleet = TestFleet::publish([with(dag("w", "a b", "a>b"), json!({"queries": queries}))]).await;
     let mut admin = PgConnection::connect(&fleet.database.url).await.unwrap();
     // nothing but this test may analyze: a new statistic would throw the plans away
     let mut tables: Vec<String> = sqlx::query_scalar(

@@ -35,7 +35,7 @@ const JOIN_SETTINGS: [&str; 3] =
     ["set enable_hashjoin = off", "set enable_mergejoin = off", "set enable_bitmapscan = off"];
 
 /// Called by applications, so they are told the shard by no one: it is a constant of theirs.
-const CALLED_BY_APPLICATIONS: [&str; 3] = ["signal", "start_run", "start_runs"];
+const CALLED_BY_APPLICATIONS: [&str; 4] = ["query", "signal", "start_run", "start_runs"];
 
 /// Words, numbers, symbols and whole strings of a text, without comments; in lower case.
 fn tokens(text: &str) -> Vec<String> {
