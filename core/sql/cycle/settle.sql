@@ -158,16 +158,17 @@ begin
             where h.run_id = q.run_id and (k.frame = 0 and (v_spared is null or h.frame <> all (v_spared)) or h.frame = any (v_frames)) limit 1;
             continue when found;
             v_left := false;
-            -- below what was closed: a `finally` at work, and each `try` that has not come to its own
+            -- below what was closed: a `finally` at work (or that was when this call began: what it leaves goes the next time), and each `try` that has not
+            -- come to its own
             for f in
-                select x.frame, x.state = 1 or x.cleanup = 2 or exists (
+                select x.frame, x.shield is not distinct from x.frame or x.cleanup = 2 or exists (
                     select from frames y
                     where y.shard = p_shard and y.run_id = q.run_id and x.frame = any (y.path)
                       and (y.cleanup > 0 and y.state <> 1 and y.frame <> all (v_come) or y.shield = y.frame and y.state = 1)) as waits
                 from frames x
                 where x.shard = p_shard and x.run_id = q.run_id and (k.frame in (0, x.frame) or k.frame = any (x.path))
                   and (x.cleanup > 0 and x.state <> 1 and x.frame <> all (v_come) and (v_spared is null or x.frame <> all (v_spared))
-                       or x.shield = x.frame and x.state = 1)
+                       or x.shield = x.frame and (x.state = 1 or x.frame = any (v_spared)))
                 order by x.frame
             loop
                 v_left := true;
