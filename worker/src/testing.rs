@@ -373,7 +373,9 @@ impl TestBench {
     ) -> Result<Tested, Error> {
         let run = run::get(&self.access, run_id).await?.ok_or(run::Error::NotFound { run_id })?;
         let attempts = inspect::attempts(&mut *self.access.pool().acquire().await?, run_id).await?;
-        let of_nodes = || attempts.iter().filter(|attempt| attempt.number >= 0);
+        // what nobody had begun when the case was over is on record, as canceled, as soon as its run is settled; so it never counts
+        let begun = |attempt: &&AttemptView| attempt.outcome != Outcome::Canceled || attempt.claimed_at.is_some();
+        let of_nodes = || attempts.iter().filter(|attempt| attempt.number >= 0).filter(begun);
         let completed = |attempt: &&AttemptView| attempt.outcome == Outcome::Completed;
         let mut outcomes: BTreeMap<String, Vec<Outcome>> = BTreeMap::new();
         for attempt in of_nodes() {
