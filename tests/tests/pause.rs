@@ -95,6 +95,27 @@ async fn a_step_that_has_no_attempt_left_may_pause_its_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_completes_while_it_is_paused_leaves_nothing_parked() {
+    let gate = Gate::default();
+    let definition = json!({"name": "w", "nodes": [{"id": "a", "type": "task", "handler": "gate"}, {"id": "w", "type": "wait", "signal": "go"}],
+        "edges": [{"from": "a", "to": "w", "when": "false"}]});
+    let mut fleet = TestFleet::publish([definition]).await;
+    fleet.add(fleet.worker().queue("default", Slots(5)).gate(&gate)).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    assert_eq!(fleet.enqueuer.pause(run, "wait").await.unwrap(), Switched::Changed);
+    // a step job of it is parked, and its last step completes it
+    fleet.enqueuer.signal(run, "go", &json!(1)).await.unwrap();
+    fleet.until("select exists (select from longshore.step_delayed where parked)").await;
+    gate.open(1);
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    fleet
+        .until("select not exists (select from longshore.step_delayed) and not exists (select from longshore.pauses)")
+        .await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_poison_step_that_paused_its_run_is_tried_again_when_that_is_resumed() {
     let task = json!({"id": "t", "type": "task", "handler": "echo", "input": "at last", "retry": {"give_up": "pause"}});
     let mut fleet = TestFleet::publish([json!({"name": "w", "nodes": [task]})]).await;

@@ -368,7 +368,8 @@ begin
                 end if;
                 tag := 'm'; run_id := q.run_id;
                 return next;
-            elsif q.announce then
+            -- one that was paused may have parked steps, which settling removes with the pause
+            elsif q.announce or q.state > 2 and exists (select from pauses x where x.shard = p_shard and x.run_id = q.run_id) then
                 insert into closed (shard, run_id) values (p_shard, q.run_id) returning close_id into v_close;
                 tag := 'x'; run_id := q.run_id; seq := v_close;
                 return next;
