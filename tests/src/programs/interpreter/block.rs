@@ -106,9 +106,11 @@ impl Interpreter<'_> {
             index: iteration,
         });
         let ended = state(child)?;
-        let out_of_time = "the finally did not end within";
-        let of_error = child.error.as_ref().and_then(|error| error["message"].as_str());
-        let cut = of_error.is_some_and(|message| message.starts_with(out_of_time));
+        // a `finally` has as long as its block from when that was cut off
+        let is_finally =
+            matches!(&run.node.kind, Kind::Try { catches, finally: Some(_), .. } if iteration > catches.len());
+        let of_time = child.error.as_ref().is_some_and(|error| error["name"] == "timeout");
+        let cut = is_finally && of_time && run.node.timeout.is_some();
         let means = if cut || matches!(run.node.kind, Kind::Choice { .. }) && self.is_late(run) {
             Ended::Canceled
         } else {
