@@ -26,8 +26,9 @@ declare
     v_held_run uuid[];
     v_held_frame int[];
     v_frames int[];                                              -- null: the whole run
-    v_spared int[];                                              -- but these
+    v_spared int[];
     v_come int[];
+    v_tries boolean;
     v_left boolean;
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
     c_run uuid[]; c_frame int[];                                 -- whose child runs are closed
@@ -46,30 +47,28 @@ begin
         from (select c.close_id, c.frame from closed c
               where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
         continue when v_closes is null;
-        -- what is within a live `finally`, and closed around that alone; and each `try` that has come to its own
-        select array_agg(x.frame) filter (
-                where (select s.state from frames s where s.shard = p_shard and s.run_id = q.run_id and s.frame = x.shield) = 1
+        -- The frames that are closed; those within a live `finally` that were closed around that alone; each `try` that has come to its own. All of one
+        -- moment, and nothing else is touched: a `finally` that begins meanwhile, and what begins in one, is not what was closed.
+        select array_agg(x.frame) filter (where x.closed and not x.spared), array_agg(x.frame) filter (where x.spared),
+            coalesce(array_agg(x.parent) filter (where x.shield = x.frame), '{}'), bool_or(x.cleanup is not null or x.shield is not null)
+        into v_frames, v_spared, v_come, v_tries
+        from (select f.frame, f.parent, f.shield, f.cleanup, 0 = any (v_closed) or f.frame = any (v_closed) or f.path && v_closed as closed,
+                  f.shield is not null and (select y.state from frames y where y.shard = p_shard and y.run_id = q.run_id and y.frame = f.shield) = 1
                   and not exists (select from unnest(v_closed) c (frame)
-                                  where array_position(x.path || x.frame, c.frame) >= array_position(x.path || x.frame, x.shield))),
-            coalesce(array_agg(x.parent) filter (where x.shield = x.frame), '{}')
-        into v_spared, v_come
-        from frames x
-        where x.shard = p_shard and x.run_id = q.run_id and x.shield is not null;
-        v_frames := null;
+                                  where array_position(f.path || f.frame, c.frame) >= array_position(f.path || f.frame, f.shield)) as spared
+              from frames f where f.shard = p_shard and f.run_id = q.run_id) x;
         if 0 = any (v_closed) then
+            v_frames := case when v_tries then 0 || v_frames end;
             delete from pauses x where x.shard = p_shard and x.run_id = q.run_id;
             if v_spared is not null then
                 update step_delayed s set parked = false, due_at = now()
                 where s.shard = p_shard and s.run_id = q.run_id and s.parked and s.frame = any (v_spared);
             end if;
         else
-            select array_agg(x.frame) into v_frames from frames x
-            where x.shard = p_shard and x.run_id = q.run_id and (x.frame = any (v_closed) or x.path && v_closed)
-              and (v_spared is null or x.frame <> all (v_spared));
             v_frames := coalesce(v_frames, v_closed);
         end if;
         perform from workflow_runs r where r.shard = p_shard and r.parent_run_id = q.run_id limit 1;
-        if found and v_frames is null then
+        if found and 0 = any (v_closed) then
             c_run := c_run || q.run_id; c_frame := c_frame || 0;
         elsif found then
             c_run := c_run || array_fill(q.run_id, array[cardinality(v_frames)]); c_frame := c_frame || v_frames;
@@ -78,7 +77,6 @@ begin
         for f in
             select x.frame, x.whole, x.parent, x.node, x.attempt, x.created_at from frames x
             where x.shard = p_shard and x.run_id = q.run_id and x.state = 1 and (v_frames is null or x.frame = any (v_frames))
-              and (v_spared is null or x.frame <> all (v_spared))
             order by x.frame
         loop
             update frames x set state = 5, finished_at = now() where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.state = 1;
@@ -94,15 +92,13 @@ begin
         select p_shard, x.run_id, x.parent, x.node, x.attempt, 4, 0, x.created_at, x.created_at, now()
         from frames x
         where x.shard = p_shard and x.run_id = q.run_id and x.whole and x.state in (3, 4) and (v_frames is null or x.parent = any (v_frames))
-          and (v_spared is null or x.parent <> all (v_spared))
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames))
-            and (v_spared is null or x.frame <> all (v_spared));
+        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames));
         -- a wait that was woken has a step job, which is its home
         m_run := null; m_frame := null; m_node := null; m_attempt := null;
         for f in
             select x.frame, x.node, x.attempt, x.woken_at from step_waiting x
-            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames)) and (v_spared is null or x.frame <> all (v_spared))
+            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames))
             order by x.frame, x.node for update
         loop
             delete from step_waiting x where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.node = f.node;
@@ -113,13 +109,12 @@ begin
         select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
         from unnest(m_run, m_frame, m_node, m_attempt) t (run_id, frame, node, attempt)
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame = any (v_frames))
-            and (v_spared is null or j.frame <> all (v_spared));
+        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame = any (v_frames));
         with d as (
             delete from step_ready r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
               and r.ctid = any (array(select s.ctid from step_ready s where s.shard = p_shard and s.run_id = q.run_id
-                                      and (v_frames is null or s.frame = any (v_frames)) and (v_spared is null or s.frame <> all (v_spared))
+                                      and (v_frames is null or s.frame = any (v_frames))
                                       and s.node <> -11 for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
@@ -132,7 +127,7 @@ begin
             delete from step_delayed r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
               and r.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.run_id = q.run_id
-                                      and (v_frames is null or s.frame = any (v_frames)) and (v_spared is null or s.frame <> all (v_spared))
+                                      and (v_frames is null or s.frame = any (v_frames))
                                       and s.node <> -11 for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
@@ -164,10 +159,10 @@ begin
                 select x.frame, x.shield is not distinct from x.frame or x.cleanup = 2 or exists (
                     select from frames y
                     where y.shard = p_shard and y.run_id = q.run_id and x.frame = any (y.path)
-                      and (y.cleanup > 0 and y.state <> 1 and y.frame <> all (v_come) or y.shield = y.frame and y.state = 1)) as waits
+                      and (y.cleanup > 0 and y.state <> 1 and y.frame = any (v_frames) and y.frame <> all (v_come) or y.shield = y.frame and y.state = 1)) as waits
                 from frames x
                 where x.shard = p_shard and x.run_id = q.run_id and (k.frame in (0, x.frame) or k.frame = any (x.path))
-                  and (x.cleanup > 0 and x.state <> 1 and x.frame <> all (v_come) and (v_spared is null or x.frame <> all (v_spared))
+                  and (x.cleanup > 0 and x.state <> 1 and x.frame = any (v_frames) and x.frame <> all (v_come)
                        or x.shield = x.frame and (x.state = 1 or x.frame = any (v_spared)))
                 order by x.frame
             loop
