@@ -407,10 +407,10 @@ const CHECKS: &[(&str, &str)] = &[
     ("no session is left", SESSIONS),
 ];
 
-/// Sessions of others than the checker.
+/// Sessions of others than the checker; one that never sent a statement holds nothing, and may be one whose client was killed while it connected.
 const SESSIONS: &str = "
     select format('%s: %s', application_name, query) from pg_stat_activity
-    where datname = current_database() and backend_type = 'client backend' and application_name <> 'longshore-chaos'";
+    where datname = current_database() and backend_type = 'client backend' and application_name <> 'longshore-chaos' and query <> ''";
 
 /// A session whose client went without a word ends when its server has said what it had to say.
 const LAST_WORDS: Duration = Duration::from_secs(10);
