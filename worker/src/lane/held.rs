@@ -115,31 +115,14 @@ impl Finished {
             enter(&before.version.graph, &mut values, frames);
         }
         Held {
-            step,
-            version: before.version.clone(),
-            values,
-            live: true,
             run_ended: before.run_ended,
-            paused: false,
-            instances: Vec::new(),
-            iterations: Vec::new(),
-            items: None,
-            heard: Heard::default(),
-            changes: Vec::new(),
             input_at_hand: before.input_at_hand,
-            cancellation: CancellationToken::new(),
-            metrics: None,
-            overdue_at: None,
-            slot: false,
             hops: before.hops + 1,
             since: before.since,
-            since_first: None,
-            failures: Vec::new(),
+            ..Held::fresh(step, before.version.clone(), values)
         }
     }
-}
 
-impl Finished {
     /// The frames around a step of a frame that began with this step; none where it is not known, and will be read.
     fn frames_of(&self, frame: i32, began: Option<DateTime<Utc>>) -> Arc<[FrameFacts]> {
         let Ending::Opened(opening) = &self.ending else {
@@ -272,26 +255,37 @@ impl Held {
             mocks: mocks.map(|mocks| Arc::new(Mocks::from_json(&mocks.value()).unwrap_or_default())),
         };
         Self {
-            step,
-            version,
-            values: Values::new(Arc::new(run)),
             live,
             run_ended,
             paused: run_state == Some(RunState::Paused),
+            input_at_hand,
+            ..Self::fresh(step, version, Values::new(Arc::new(run)))
+        }
+    }
+
+    /// A step of a live run of which nothing was read yet.
+    fn fresh(step: HeldStep, version: Arc<Version>, values: Values) -> Self {
+        Self {
+            step,
+            version,
+            values,
+            live: true,
+            run_ended: false,
+            paused: false,
             instances: Vec::new(),
             iterations: Vec::new(),
             items: None,
             heard: Heard::default(),
             changes: Vec::new(),
-            input_at_hand,
+            input_at_hand: false,
             cancellation: CancellationToken::new(),
             metrics: None,
+            since_first: None,
+            failures: Vec::new(),
             overdue_at: None,
             slot: false,
             hops: 0,
             since: Instant::now(),
-            since_first: None,
-            failures: Vec::new(),
         }
     }
 }
