@@ -15,8 +15,15 @@ use crate::pacing::Pacing;
 /// How long a caller waits for a free connection of a pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often [`retry`] sends a statement before it hands back the last error.
-const MAX_ATTEMPTS: u32 = 8;
+/// How often a statement is sent before its last error is handed back. The pauses between come to more than [`REST`]: the last attempt meets no connection
+/// that was lost before the first.
+pub const MAX_ATTEMPTS: u32 = 8;
+
+/// A connection that was idle for so long is asked whether it still answers before it is used.
+const REST: Duration = Duration::from_secs(1);
+
+/// How long it has for that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +61,8 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
 /// A pool of at most `max` connections; the first one is made before this returns, which waits up to 10 s for a
 /// server that is just starting.
 ///
-/// A connection is not tested when it is taken, so the first statement after Postgres restarted may fail as
-/// [`ErrorKind::Ambiguous`].
+/// A connection is tested when it is taken only if it was idle for a second, so a busy one may fail as [`ErrorKind::Ambiguous`] after Postgres
+/// restarted.
 pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
     pool_of(options(url)?, max).await
 }
@@ -66,6 +73,12 @@ pub(crate) async fn pool_of(options: PgConnectOptions, max: u32) -> Result<PgPoo
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                Ok(state.idle_for < REST
+                    || matches!(tokio::time::timeout(ANSWER_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+            })
+        })
         .connect_with(options.clone())
         .await;
     match made {

@@ -6,16 +6,13 @@ use longshore_core::run::MAX_KEY;
 
 use crate::Error;
 
-/// How often something is sent at most.
-const ATTEMPTS: u32 = 5;
-
 /// Sends until it succeeds, or fails for a reason that will not pass. `repeatable`: it is safe even if an earlier answer was only lost.
 pub(crate) async fn again<T, F>(repeatable: bool, mut send: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>>,
 {
     let mut pacing = Pacing::reconnect();
-    for _ in 1..ATTEMPTS {
+    for _ in 1..database::MAX_ATTEMPTS {
         match send().await {
             Err(Error::Database(error)) if may_repeat(&error, repeatable) => {
                 tracing::debug!(%error, "a statement is sent again");

@@ -193,6 +193,29 @@ async fn a_refused_bulk_start_of_thousands_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_connections_that_were_all_lost_still_starts() {
+    let fleet = TestFleet::publish([chain("w", 1)]).await;
+    let enqueuer = Enqueuer::connect(&fleet.database.url).await.unwrap();
+    let lose_all = async |round: &str| {
+        // as many at once as it takes for the pool to be full
+        let starts = (0..64).map(|n| enqueuer.start("w", &()).key(format!("{round} {n}")).into_future());
+        assert!(futures::future::join_all(starts).await.iter().all(Result::is_ok));
+        let sql = "select count(pg_terminate_backend(pid, 10000)) from pg_stat_activity
+            where datname = current_database() and application_name = 'longshore'";
+        assert!(fleet.database.number(sql).await > 5, "more than one call would meet by chance");
+    };
+    // with a key, whatever the connections are
+    lose_all("first").await;
+    enqueuer.start("w", &()).key("at once").await.unwrap();
+    // without, what had been at rest is known to be lost before anything is sent
+    lose_all("second").await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    enqueuer.start("w", &()).await.unwrap();
+    assert_eq!(fleet.database.number("select count(*) from longshore.workflow_runs").await, 64 + 1 + 64 + 1);
+    fleet.database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_belongs_to_the_callers_transaction() {
     let mut fleet = TestFleet::publish([chain("w", 1)]).await;
     fleet.work(5).await;
