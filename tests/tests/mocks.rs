@@ -105,6 +105,20 @@ async fn waits_and_child_runs_are_answered_too_and_nothing_reaches_a_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_would_remind_is_answered_as_a_whole() {
+    let (fleet, ran, _) = fleet().await;
+    let reminder = json!({"handler": "real", "after": "10ms"});
+    let asks = json!({"name": "asks", "nodes": [{"id": "boss", "type": "approval", "reminder": reminder, "timeout": "24h"}], "edges": []});
+    fleet.apply(asks).await;
+    let run = fleet.enqueuer.start("asks", &()).mocks(&json!({"boss": {"output": {"by": "ann"}}})).await.unwrap().id;
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!({"by": "ann"})));
+    assert_eq!(fleet.tries(run, "boss").await, ["completed"]);
+    assert_eq!(fleet.database.number("select count(*) from longshore.frames").await, 0);
+    assert_eq!(ran.load(Ordering::SeqCst), 0);
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mocks_that_are_wrong_start_nothing() {
     let (fleet, ..) = fleet().await;
     let refused = fleet.enqueuer.start("order", &json!({})).mocks(&json!({"charge": []})).await.unwrap_err();

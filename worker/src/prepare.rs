@@ -15,7 +15,7 @@ use longshore_core::context;
 use longshore_core::cycle::Due;
 use longshore_core::error::StepError;
 use longshore_core::frame::Child;
-use longshore_core::graph::{Delay, END, NEXT, Needs, Node, NodeKind, NodeNumber, NodeResult, RunFacts, START};
+use longshore_core::graph::{BlockKind, Delay, END, NEXT, Needs, Node, NodeKind, NodeNumber, NodeResult, RunFacts, START};
 use longshore_core::mock;
 use longshore_core::payload::Payload;
 use longshore_core::queue::{HeldStep, MAX_LOST_ALONE, StepKind};
@@ -373,7 +373,12 @@ fn mocked(held: &Held, node: &Node) -> Option<Result<Payload, StepError>> {
     let (graph, values) = (&held.version.graph, &held.values);
     let mocks = values.run.mocks.as_ref()?;
     let handler = node.handler().map(|handler| &**handler);
-    if handler.is_none() && !matches!(node.kind, NodeKind::Subflow(_) | NodeKind::Wait(_)) {
+    let from_outside = match &node.kind {
+        NodeKind::Task { .. } | NodeKind::Subflow(_) | NodeKind::Wait(_) => true,
+        NodeKind::Block(block) => matches!(block.kind, BlockKind::Reminded),
+        _ => false,
+    };
+    if !from_outside {
         return None;
     }
     match mocks.of(values.run.parent.is_none(), &held.version.workflow, &node.id, handler) {
