@@ -14,7 +14,3 @@ alter table longshore.workflow_nodes add column child_workflow_id int references
 
 -- A step may wait for a run instead of signals: it has no names.
 alter table longshore.step_waiting add column child_run_id uuid, add check (child_run_id is null or names = '{}' and signal_id is null);
-
--- They return a column more now (a claim says who the run's parent is); what was there is as it was.
-drop function if exists longshore.cycle_2;
-drop function if exists longshore.recover;

@@ -8,9 +8,6 @@ alter table longshore.frames add column shield int, add column cleanup smallint 
 -- The time of each `finally` that was at work within it is bounded from now on.
 alter table longshore.closed add column bounded boolean not null default false;
 
--- It returns a column more now.
-drop function if exists longshore.read_frames;
-
 create or replace view longshore.block_group_runs as
 select f.shard, f.run_id, f.frame, f.parent, n.id as block, n.type, f.attempt, nullif(f.iteration, -1) as iteration,
     case when f.state = 1 and r.state >= 3 and f.shield is null then 'canceled'

@@ -1,6 +1,2 @@
 -- Runs in test mode: what stands for the handlers, child runs and people of the run; null in all other runs.
 alter table longshore.workflow_runs add column mocks jsonb;
-
--- They return a column more now.
-drop function if exists longshore.cycle_2;
-drop function if exists longshore.recover;

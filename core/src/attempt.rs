@@ -428,8 +428,9 @@ impl Plan {
             }
             let workflow = ended.version.workflow.clone();
             let is_test = ended.values.run.mocks.is_some();
-            // settling closes the child runs that nobody waits for
-            let announce = announce || ended.version.graph.closes_children();
+            // settling closes the child runs that nobody waits for, and who holds part of a `finally` must hear that the run is over
+            let graph = &ended.version.graph;
+            let announce = announce || graph.closes_children() || graph.has_finally();
             self.batch.endings.push(RunEnding { run_id, workflow, is_test, state, output, error, announce });
         }
     }

@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::{Connection, Executor, PgConnection, PgExecutor};
 
+use crate::database;
 use crate::session::Session;
 
 /// A function of the schema: its text is one file of `core/sql`, named as the function.
@@ -294,7 +295,7 @@ async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error>
         return Ok(undone);
     }
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
-    drop_functions(conn, Drop::All).await?;
+    drop_functions(conn, &names(), Drop::All).await?;
     for version in &undone {
         for migration in MIGRATIONS.iter().filter(|m| m.version == *version && m.migration_type.is_down_migration()) {
             conn.revert(migration).await?;
@@ -319,9 +320,19 @@ fn run_migrations(conn: &mut PgConnection) -> BoxFuture<'_, Result<(), MigrateEr
 async fn install_functions(conn: &mut PgConnection) -> Result<(), Error> {
     let mut tx = conn.begin().await?;
     for function in FUNCTIONS {
-        execute(&mut tx, function.text).await?;
+        let mut attempt = tx.begin().await?;
+        match execute(&mut attempt, function.text).await {
+            Ok(()) => attempt.commit().await?,
+            // it returns other columns than it did, which needs a new function; unseen by others before all are there
+            Err(error) if database::code(&error) == Some("42P13") => {
+                attempt.rollback().await?;
+                drop_functions(&mut tx, &[function.name], Drop::All).await?;
+                execute(&mut tx, function.text).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    drop_functions(&mut tx, Drop::Leftovers).await?;
+    drop_functions(&mut tx, &names(), Drop::Leftovers).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -331,9 +342,9 @@ enum Drop {
     Leftovers,
 }
 
-async fn drop_functions(conn: &mut PgConnection, which: Drop) -> Result<(), Error> {
+async fn drop_functions(conn: &mut PgConnection, names: &[&str], which: Drop) -> Result<(), Error> {
     let statements: Vec<String> = sqlx::query_scalar(include_str!("../sql/migrate/leftovers.sql"))
-        .bind(names())
+        .bind(names)
         .bind(matches!(which, Drop::Leftovers))
         .fetch_all(&mut *conn)
         .await?;

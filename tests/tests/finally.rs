@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use longshore_core::run::{self, Canceled};
-use longshore_core::{explain, inspect};
+use longshore_core::{doctor, explain, inspect};
+use longshore_enqueuer::NewRun;
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, TestHandlers, task, with};
+use longshore_tests::lane::settle_all;
 use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -168,6 +170,85 @@ async fn a_run_that_fails_elsewhere_and_a_block_whose_time_is_over_run_theirs() 
     for node in ["late", "caught", "undo"] {
         assert_eq!(done.iter().filter(|done| *done == node).count(), 1, "{node} of {done:?}");
     }
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finally_that_is_at_work_when_its_run_completes_hears_of_it() {
+    let never = with(
+        task("never", "flaky"),
+        json!({"input": {"fail": 9}, "on_error": "continue", "retry": {"max_attempts": 1, "give_up": "pause"}}),
+    );
+    // neither ends or pauses a run that has ended
+    for next in [json!({"id": "stop", "type": "terminate", "state": "completed"}), never] {
+        let (gate, last) = (Gate::default(), Gate::default());
+        let id = next["id"].as_str().unwrap().to_owned();
+        let finally = json!({"nodes": [task("undo", "last"), next], "edges": [["undo", id]]});
+        let t = json!({"id": "t", "type": "try", "timeout": "300ms", "on_error": "continue", "retry": {"max_attempts": 1},
+            "body": {"nodes": [work()]}, "finally": finally});
+        let definition = json!({"name": "w", "nodes": [t, task("hold", "gate")], "edges": [["t", "hold"]]});
+        let fleet = fleet(definition, &gate, &last).await;
+        let run = fleet.start("w", json!({})).await;
+        last.entered(1).await;
+        gate.entered(2).await;
+        gate.open(1);
+        assert_eq!(fleet.ended(run).await.0, "completed");
+        last.open(1);
+        settled(&fleet).await;
+        assert_eq!(finallys(&fleet, run).await, [("completed".to_owned(), json!({}))], "{id}");
+        fleet.idle().await;
+        fleet.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_them_at_work_keep_no_other_run_from_being_settled() {
+    let mut fleet = TestFleet::publish([
+        json!({"name": "slow", "nodes": [{"id": "t", "type": "try", "body": {"nodes": [{"id": "rest", "type": "delay", "duration": "1h"}]},
+            "finally": {"nodes": [{"id": "long", "type": "delay", "duration": "1h"}]}}]}),
+        json!({"name": "plain", "nodes": [{"id": "rest", "type": "delay", "duration": "1h"}]}),
+    ])
+    .await;
+    fleet.add(fleet.worker().queue("default", Slots(100))).await;
+    let delayed = async |count: i64| {
+        fleet.until(&format!("select count(*) = {count} from longshore.step_delayed where node >= 0")).await;
+    };
+    let many: Vec<_> = (0..1200).map(|_| NewRun::new("slow", &json!({}))).collect();
+    let started = fleet.enqueuer.start_many(&many).await.unwrap();
+    delayed(1200).await;
+    for run in started {
+        cancel(&fleet, run.id).await;
+    }
+    let plain = fleet.start("plain", json!({})).await;
+    fleet.until(&format!("select exists (select from longshore.step_delayed where run_id = '{plain}')")).await;
+    cancel(&fleet, plain).await;
+    fleet.until(&format!("select not exists (select from longshore.closed where run_id = '{plain}')")).await;
+    // and each of the others has begun its own
+    fleet.until("select count(*) = 1200 from longshore.frames where shield = frame and state = 1").await;
+    delayed(1200).await;
+    fleet.database.execute("update longshore.step_delayed set due_at = now() where node >= 0").await;
+    settled(&fleet).await;
+    fleet.idle().await;
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_job_that_begins_one_is_nothing_left_over() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let t = tried("t", json!({"id": "rest", "type": "delay", "duration": "1h"}), task("undo", "echo"));
+    let mut fleet = fleet(json!({"name": "w", "nodes": [t]}), &gate, &last).await;
+    let run = fleet.start("w", json!({})).await;
+    fleet.until("select count(*) = 1 from longshore.step_delayed").await;
+    fleet.drain().await;
+    cancel(&fleet, run).await;
+    settle_all(&fleet.database).await;
+    assert_eq!(fleet.database.number("select count(*) from longshore.step_ready where node = -11").await, 1);
+    let report = doctor::examine(&mut fleet.database.pool.acquire().await.unwrap()).await.unwrap();
+    let residue = report.checks.iter().find(|check| check.name == "residue").unwrap();
+    assert!(report.is_clean() && residue.found == 0, "{report}");
+    fleet.add(worker(&fleet, &gate, &last)).await;
+    settled(&fleet).await;
+    assert_eq!(recorded(&fleet, run, 1).await, ["undo"]);
     fleet.finish().await;
 }
 

@@ -160,6 +160,38 @@ async fn the_script_for_psql_makes_the_same_schema() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_returned_other_columns_is_made_anew() {
+    let database = TestDatabase::new().await;
+    let before = catalog(&database).await;
+    database.execute("alter function longshore.settle_begin rename to other; drop function longshore.other").await;
+    let older = "create function longshore.settle_begin(p_shard smallint) returns table (run_ids uuid[]) language sql as 'select null::uuid[]'";
+    database.execute(older).await;
+    let mut connection = connect(&database).await;
+    migrate::up(&mut connection).await.unwrap();
+    assert_eq!(catalog(&database).await, before);
+    connection.close().await.unwrap();
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_waits_for_nobody_who_reads_or_writes_attempts() {
+    let database = TestDatabase::new().await;
+    let mut busy = connect(&database).await;
+    let uses = "begin; select count(*) from longshore.execution_step_attempts;
+        lock longshore.execution_step_attempts in row exclusive mode";
+    sqlx::raw_sql(uses).execute(&mut busy).await.unwrap();
+    let made = database
+        .number("select longshore.make_partitions(now() + interval '6 months')::bigint from set_config('lock_timeout', '5s', true)")
+        .await;
+    assert!((2..=3).contains(&made), "{made}");
+    let alike = "select count(distinct (c.reloptions, (select count(*) from pg_index i where i.indrelid = c.oid), c.relnatts)) from pg_class c
+        join pg_inherits h on h.inhrelid = c.oid where h.inhparent = 'longshore.execution_step_attempts'::regclass";
+    assert_eq!(database.number(alike).await, 1);
+    busy.close().await.unwrap();
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_have_partitions_for_this_month_and_three_more() {
     let database = TestDatabase::new().await;
     let ahead = "select count(*) from generate_series(0, 3) month

@@ -119,6 +119,25 @@ async fn an_approval_that_would_remind_is_answered_as_a_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_clock_without_a_timer_to_move_to_changes_nothing() {
+    let (fleet, ..) = fleet().await;
+    let run = fleet.enqueuer.start("order", &json!({})).mocks(&json!({"handler:real": 1})).await.unwrap().id;
+    wait_for(&fleet, run, "rest", "delayed").await;
+    fleet.enqueuer.advance(run, None).await.unwrap();
+    wait_for(&fleet, run, "packed", "waiting").await;
+    fleet.enqueuer.pause(run, "later").await.unwrap();
+    // its timer comes, and is parked
+    fleet.enqueuer.advance(run, None).await.unwrap();
+    fleet.until(&format!("select exists (select from longshore.step_delayed where run_id = '{run}' and parked)")).await;
+    assert_eq!(fleet.enqueuer.advance(run, None).await.unwrap(), 0);
+    assert_eq!(fleet.database.number("select count(*) from longshore.step_waiting where due_at is not null").await, 1);
+    fleet.enqueuer.resume(run).await.unwrap();
+    let (state, error) = fleet.ended(run).await;
+    assert_eq!((state.as_str(), &error["name"]), ("failed", &json!("timeout")));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mocks_that_are_wrong_start_nothing() {
     let (fleet, ..) = fleet().await;
     let refused = fleet.enqueuer.start("order", &json!({})).mocks(&json!({"charge": []})).await.unwrap_err();

@@ -252,7 +252,10 @@ impl WorkerBuilder {
         let access = Access::connect(&self.url, most.min(2 + 4), self.route).await?;
         let mut session = access.session().await?;
         migrate::check(&mut session).await?;
-        longshore_core::upkeep::make_partitions(&mut session).await?;
+        // three months are in hand: whoever may make them does so in time
+        if let Err(error) = longshore_core::upkeep::make_partitions(&mut session).await {
+            tracing::warn!(%error, "no partitions for attempts are made by this worker");
+        }
         let names: Vec<String> = self.queues.keys().cloned().collect();
         fleet::ensure_queues(&mut session, &names).await?;
         let known = fleet::queues(&mut session).await?;

@@ -95,6 +95,7 @@ declare
     v_began timestamptz;
     v_claimed timestamptz;
     v_close bigint;
+    v_missed uuid[];                                             -- runs that had ended before
     v_stay int;
     v_kept int;
     v_followed int;
@@ -368,8 +369,8 @@ begin
                 end if;
                 tag := 'm'; run_id := q.run_id;
                 return next;
-            -- one that was paused may have parked steps, which settling removes with the pause
-            elsif q.announce or q.state > 2 and exists (select from pauses x where x.shard = p_shard and x.run_id = q.run_id) then
+                v_missed := v_missed || q.run_id;
+            elsif q.announce then
                 insert into closed (shard, run_id) values (p_shard, q.run_id) returning close_id into v_close;
                 tag := 'x'; run_id := q.run_id; seq := v_close;
                 return next;
@@ -388,6 +389,15 @@ begin
                 s_version := s_version || k.version_id; s_frame := s_frame || r.parent_frame; s_node := s_node || -10; s_kind := s_kind || 4::smallint;
                 s_attempt := s_attempt || r.parent_node; s_failed := s_failed || 0::smallint; s_lost := s_lost || 0::smallint;
             end if;
+        end loop;
+        -- one that was paused may have parked steps, which settling removes with the pause
+        for q in select p.run_id from unnest(z_run, z_state, z_close) t (run_id, state, announce),
+                     lateral (select x.run_id from pauses x where x.shard = p_shard and x.run_id = t.run_id offset 0) p
+                 where t.state > 2 and not t.announce and (v_missed is null or t.run_id <> all (v_missed)) loop
+            insert into closed (shard, run_id) values (p_shard, q.run_id) returning close_id into v_close;
+            tag := 'x'; run_id := q.run_id; seq := v_close;
+            return next;
+            seq := null;
         end loop;
         if p_frames ? 'context' then
             for q in select e.run from jsonb_to_recordset(p_frames -> 'context') e (run uuid, changes text) where e.changes is null loop

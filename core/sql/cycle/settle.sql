@@ -3,6 +3,8 @@
 -- A `finally` that has begun is spared, with what is below it, by what is closed around it: a step job (node -11) bounds its time from then on. When no baton
 -- holds a step of the run, or of the frame and those below it, any more, such a step job begins the `finally` of each `try` that was cut off before its
 -- own, the innermost first. When none is left the row in closed goes.
+-- A cycle that opens a lane may have read what it claims as live before that was closed, and no baton of settle_begin tells of it. But it locks the step
+-- job until it commits, and then it is in lanes. So what is removed here is looked for once more, what is still there is locked, and then lanes are read.
 -- Returns how many closings were removed, or null while a baton of settle_begin still stands. Safe to call again.
 create or replace function longshore.settle(p_shard smallint, p_runs uuid[], p_closes bigint[], p_lanes bigint[], p_cycles bigint[])
 returns int
@@ -19,17 +21,22 @@ as $settle$
 declare
     q record;
     f record;
-    k record;
     v_closes bigint[];
     v_closed int[];
     v_settled int := 0;
+    v_count int;
+    v_lanes bigint[];
     v_held_run uuid[];
     v_held_frame int[];
+    v_busy int[];                                                -- frames of steps that are held, or being claimed
+    v_idle bigint[];                                             -- closings of which none is
+    v_idle_at int[];
     v_frames int[];                                              -- null: the whole run
     v_spared int[];
     v_come int[];
     v_tries boolean;
-    v_left boolean;
+    v_begin int[];
+    v_left int[];
     m_run uuid[]; m_frame int[]; m_node int[]; m_kind smallint[]; m_attempt int[];
     c_run uuid[]; c_frame int[];                                 -- whose child runs are closed
 begin
@@ -39,8 +46,9 @@ begin
             return null;
         end if;
     end loop;
-    select array_agg(h.run_id), array_agg(h.frame) into v_held_run, v_held_frame
-    from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from lanes l where l.shard = p_shard) h where h.run_id = any (p_runs);
+    with l as materialized (select l.lane_id, l.run_ids, l.frames from lanes l where l.shard = p_shard)
+    select coalesce((select array_agg(l.lane_id) from l), '{}'), array_agg(h.run_id), array_agg(h.frame) into v_lanes, v_held_run, v_held_frame
+    from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from l) h where h.run_id = any (p_runs);
     for q in select distinct t.run_id from unnest(p_runs) t (run_id) order by t.run_id loop
         -- one settler per closing: the others skip it
         select array_agg(k.close_id), array_agg(k.frame) into v_closes, v_closed
@@ -76,7 +84,7 @@ begin
         -- frames before joins, as in a cycle
         for f in
             select x.frame, x.whole, x.parent, x.node, x.attempt, x.created_at from frames x
-            where x.shard = p_shard and x.run_id = q.run_id and x.state = 1 and (v_frames is null or x.frame = any (v_frames))
+            where x.shard = p_shard and x.run_id = q.run_id and x.state = 1 and (v_frames is null or x.frame in (select unnest(v_frames)))
             order by x.frame
         loop
             update frames x set state = 5, finished_at = now() where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.state = 1;
@@ -91,14 +99,14 @@ begin
         insert into execution_step_attempts (shard, run_id, frame, node, attempt, outcome, lane_id, enqueued_at, claimed_at, finished_at)
         select p_shard, x.run_id, x.parent, x.node, x.attempt, 4, 0, x.created_at, x.created_at, now()
         from frames x
-        where x.shard = p_shard and x.run_id = q.run_id and x.whole and x.state in (3, 4) and (v_frames is null or x.parent = any (v_frames))
+        where x.shard = p_shard and x.run_id = q.run_id and x.whole and x.state in (3, 4) and (v_frames is null or x.parent in (select unnest(v_frames)))
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames));
+        delete from frame_chunks x where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame in (select unnest(v_frames)));
         -- a wait that was woken has a step job, which is its home
         m_run := null; m_frame := null; m_node := null; m_attempt := null;
         for f in
             select x.frame, x.node, x.attempt, x.woken_at from step_waiting x
-            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame = any (v_frames))
+            where x.shard = p_shard and x.run_id = q.run_id and (v_frames is null or x.frame in (select unnest(v_frames)))
             order by x.frame, x.node for update
         loop
             delete from step_waiting x where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame and x.node = f.node;
@@ -109,12 +117,12 @@ begin
         select p_shard, t.run_id, t.frame, t.node, t.attempt, 4, 0, now()
         from unnest(m_run, m_frame, m_node, m_attempt) t (run_id, frame, node, attempt)
         on conflict (shard, run_id, frame, node, attempt) do nothing;
-        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame = any (v_frames));
+        delete from step_joins j where j.shard = p_shard and j.run_id = q.run_id and (v_frames is null or j.frame in (select unnest(v_frames)));
         with d as (
             delete from step_ready r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
               and r.ctid = any (array(select s.ctid from step_ready s where s.shard = p_shard and s.run_id = q.run_id
-                                      and (v_frames is null or s.frame = any (v_frames))
+                                      and (v_frames is null or s.frame in (select unnest(v_frames)))
                                       and s.node <> -11 for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
@@ -127,7 +135,7 @@ begin
             delete from step_delayed r
             where (r.shard = p_shard and r.attempt >= 0 or p_shard = r.shard and r.attempt < 0)
               and r.ctid = any (array(select s.ctid from step_delayed s where s.shard = p_shard and s.run_id = q.run_id
-                                      and (v_frames is null or s.frame = any (v_frames))
+                                      and (v_frames is null or s.frame in (select unnest(v_frames)))
                                       and s.node <> -11 for update skip locked))
             returning r.run_id, r.frame, r.node, r.kind, r.attempt)
         select array_agg(d.run_id), array_agg(d.frame), array_agg(d.node), array_agg(d.kind), array_agg(d.attempt)
@@ -148,34 +156,36 @@ begin
             end loop;
             update closed c set bounded = true where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (v_closes) and not c.bounded;
         end if;
-        for k in select t.close_id, t.frame from unnest(v_closes, v_closed) t (close_id, frame) loop
-            perform from unnest(v_held_run, v_held_frame) h (run_id, frame)
-            where h.run_id = q.run_id and (k.frame = 0 and (v_spared is null or h.frame <> all (v_spared)) or h.frame = any (v_frames)) limit 1;
-            continue when found;
-            v_left := false;
-            -- below what was closed: a `finally` at work (or that was when this call began: what it leaves goes the next time), and each `try` that has not
-            -- come to its own
-            for f in
-                select x.frame, x.shield is not distinct from x.frame or x.cleanup = 2 or exists (
-                    select from frames y
-                    where y.shard = p_shard and y.run_id = q.run_id and x.frame = any (y.path)
-                      and (y.cleanup > 0 and y.state <> 1 and y.frame = any (v_frames) and y.frame <> all (v_come) or y.shield = y.frame and y.state = 1)) as waits
-                from frames x
-                where x.shard = p_shard and x.run_id = q.run_id and (k.frame in (0, x.frame) or k.frame = any (x.path))
-                  and (x.cleanup > 0 and x.state <> 1 and x.frame = any (v_frames) and x.frame <> all (v_come)
-                       or x.shield = x.frame and (x.state = 1 or x.frame = any (v_spared)))
-                order by x.frame
-            loop
-                v_left := true;
-                if not f.waits then
-                    update frames x set cleanup = 2 where x.shard = p_shard and x.run_id = q.run_id and x.frame = f.frame;
-                    perform clean_up(p_shard, q.run_id, f.frame);
-                end if;
-            end loop;
-            continue when v_left;
-            delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = k.close_id;
-            v_settled := v_settled + 1;
-        end loop;
+        select array_agg(s.frame) into v_busy from step_ready s
+        where s.shard = p_shard and s.run_id = q.run_id and (v_frames is null or s.frame in (select unnest(v_frames))) and s.node <> -11;
+        select v_busy || array_agg(h.frame) into v_busy
+        from (select h.frame from unnest(v_held_run, v_held_frame) h (run_id, frame) where h.run_id = q.run_id
+              union all
+              select h.frame from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame
+                                   from lanes l where l.shard = p_shard and l.lane_id <> all (v_lanes)) h where h.run_id = q.run_id) h;
+        select array_agg(k.close_id), array_agg(k.frame) into v_idle, v_idle_at
+        from unnest(v_closes, v_closed) k (close_id, frame)
+        where not exists (select from unnest(v_busy) h (frame)
+                          where k.frame = 0 and (v_spared is null or h.frame <> all (v_spared)) or h.frame in (select unnest(v_frames)));
+        continue when v_idle is null;
+        -- Below what was closed: a `finally` at work (or that was when this call began: what it leaves goes the next time), and each `try` that has not
+        -- come to its own, which begins that unless there is one of these below it.
+        with open as materialized (
+            select x.frame, x.path, x.shield is not distinct from x.frame or x.cleanup = 2 as waits from frames x
+            where x.shard = p_shard and x.run_id = q.run_id
+              and (x.cleanup > 0 and x.state <> 1 and x.frame in (select unnest(v_frames)) and x.frame not in (select unnest(v_come))
+                   or x.shield = x.frame and (x.state = 1 or x.frame in (select unnest(v_spared)))))
+        select (select array_agg(o.frame order by o.frame) from open o
+                where not o.waits and o.frame not in (select unnest(p.path) from open p) and (array[0, o.frame] || o.path) && v_idle_at),
+            (select array_agg(distinct a.frame) from open o, unnest(array[0, o.frame] || o.path) a (frame))
+        into v_begin, v_left;
+        update frames x set cleanup = 2 where x.shard = p_shard and x.run_id = q.run_id and x.frame = any (v_begin);
+        perform clean_up(p_shard, q.run_id, t.frame) from unnest(v_begin) t (frame);
+        select array_agg(k.close_id) into v_idle
+        from unnest(v_idle, v_idle_at) k (close_id, frame) where v_left is null or k.frame not in (select unnest(v_left));
+        delete from closed c where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (v_idle);
+        get diagnostics v_count = row_count;
+        v_settled := v_settled + v_count;
     end loop;
     -- runs come last in the order of locks, those of all closings by id
     if c_run is not null then

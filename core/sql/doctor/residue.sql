@@ -1,8 +1,8 @@
--- Harmless: step jobs, waits and joins of ended runs that are no part of a `finally`. A step job goes when a lane claims it or the run is settled; a join goes with the run.
+-- Harmless: step jobs, waits and joins of ended runs that are no part of a `finally` and do not begin one (node -11). A step job goes when a lane claims it or the run is settled; a join goes with the run.
 with owned as (
-    select s.shard, s.run_id, s.frame, 'ready' as place from longshore.step_ready s
+    select s.shard, s.run_id, s.frame, 'ready' as place from longshore.step_ready s where s.node <> -11
     union all
-    select s.shard, s.run_id, s.frame, 'delayed' from longshore.step_delayed s
+    select s.shard, s.run_id, s.frame, 'delayed' from longshore.step_delayed s where s.node <> -11
     union all
     select w.shard, w.run_id, w.frame, 'waiting' from longshore.step_waiting w
     union all

@@ -16,7 +16,7 @@ with homes as materialized (
     join longshore.workflow_runs r on r.shard = f.shard and r.run_id = f.run_id
     join longshore.workflow_nodes n on n.version_id = r.version_id and n.node = f.node
     where f.state = 1 and (r.state in (1, 2) or f.shield is not null)
-      and (r.state >= 3 or exists (select from homes h where h.shard = f.shard and h.run_id = f.run_id))
+      and (r.state >= 3 or (f.shard, f.run_id) in (select h.shard, h.run_id from homes h))
       and not exists (select from homes h where h.shard = f.shard and h.run_id = f.run_id and h.frame = f.frame and h.node <> -6)
       and not exists (select from homes h where h.shard = f.shard and h.run_id = f.run_id and h.frame = f.parent and h.node = f.node)
       and not exists (select from longshore.frames b where b.shard = f.shard and b.run_id = f.run_id and b.parent = f.frame and b.state = 1)

@@ -73,7 +73,7 @@ select k.frame, n.node as number, n.id as node, n.type, n.handler, q.name as que
     case
         when k.home is null and k.outcome is null then 'pending'
         when run.ended and k.home in ('ready', 'delayed', 'waiting', 'open')
-            and not exists (select from frames f where f.frame = k.frame and f.shield is not null) then 'canceled'
+            and k.frame not in (select f.frame from frames f where f.shield is not null and f.state = 1) then 'canceled'
         when k.home = 'open' then 'running'
         else coalesce(k.home, (array['completed', 'failed', 'failed', 'canceled', 'skipped', 'canceled'])[k.outcome])
     end as state,

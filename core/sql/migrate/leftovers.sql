@@ -3,5 +3,5 @@
 select format('drop function %s', p.oid::regprocedure)
 from pg_catalog.pg_proc p
 where p.pronamespace = to_regnamespace('longshore') and p.proname = any($1)
-    and not ($2 and p.xmin = pg_current_xact_id()::xid)
+    and not ($2 and age(p.xmin) <= 0)                                -- ours, or of a savepoint of ours
 order by 1

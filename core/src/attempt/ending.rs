@@ -112,7 +112,7 @@ pub struct Ended<'a> {
     pub changes: &'a [Change],
     /// It occupied a slot of its queue (engine steps do not).
     pub slot: bool,
-    /// Its run had ended when the step was claimed: it is part of a `finally`.
+    /// Its run has ended, as far as the lane heard: it is part of a `finally`.
     pub run_ended: bool,
     /// Its lane may go on with its successor (the bound of fairness).
     pub may_keep: bool,

@@ -77,8 +77,9 @@ impl Plan {
         });
         // what follows iterations that ended in this lane may stay, half of it: the other half is for lanes that are idle
         let moved = opening.chunk.is_some_and(|chunk| chunk > 0);
-        let half = if moved { opening.frames.len().div_ceil(2) } else { 1 };
-        for (position, (frame, entry)) in entries.enumerate() {
+        let entries: Vec<_> = entries.collect();
+        let half = if moved { entries.len().div_ceil(2) } else { 1 };
+        for (position, (frame, entry)) in entries.into_iter().enumerate() {
             if position == 0 {
                 self.make_ready_in(index, ended, frame, entry, true);
             } else {

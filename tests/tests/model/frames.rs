@@ -89,11 +89,22 @@ pub struct State {
     /// Rows of `closed`, and the closings there ever were.
     pub closed: Set,
     pub closings: Set,
-    /// Closings that are being settled, and whether the lanes are known that are waited for.
-    pub settling: Option<(Set, bool)>,
+    /// Closings that are being settled, and how far that is.
+    pub settling: Option<(Set, Settling)>,
     pub crashes: u8,
     /// A step was accepted though the cycle began after the closing of what it belongs to.
     pub late: bool,
+}
+
+/// How far settling is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Settling {
+    /// What is closed was read.
+    Read,
+    /// The lanes are known that are waited for.
+    Awaits,
+    /// What is left of it was removed.
+    Removed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +132,7 @@ pub enum Action {
     SettleRead,
     SettleStand,
     Settle,
+    SettleEnd,
 }
 
 /// Steps a lane holds at most.
@@ -187,9 +199,10 @@ impl State {
         match self.settling {
             None if self.closed.is_empty() => {}
             None => actions.push(Action::SettleRead),
-            Some((_, false)) => actions.push(Action::SettleStand),
-            Some((_, true)) if self.lanes.iter().any(|lane| lane.awaited) => {}
-            Some((_, true)) => actions.push(Action::Settle),
+            Some((_, Settling::Read)) => actions.push(Action::SettleStand),
+            Some((_, Settling::Awaits)) if self.lanes.iter().any(|lane| lane.awaited) => {}
+            Some((_, Settling::Awaits)) => actions.push(Action::Settle),
+            Some((_, Settling::Removed)) => actions.push(Action::SettleEnd),
         }
     }
 
@@ -201,9 +214,10 @@ impl State {
             Action::Beat { lane } => next.lanes[lane].awaited = false,
             Action::Reap { lane } => next.reap(lane),
             Action::Cancel => next.cancel(),
-            Action::SettleRead => next.settling = Some((self.closed, false)),
+            Action::SettleRead => next.settling = Some((self.closed, Settling::Read)),
             Action::SettleStand => next.stand(rules),
             Action::Settle => next.settle(rules),
+            Action::SettleEnd => next.settle_end(rules),
         }
         next.normalize();
         next
@@ -345,21 +359,13 @@ impl State {
         }
     }
 
-    /// Whoever has a baton now, or claims, may be in a cycle that began before the closings.
+    /// Whoever has a baton now may be in a cycle that began before the closings.
     fn stand(&mut self, rules: Rules) {
-        let Some((mut closings, _)) = self.settling.take() else { return };
-        if rules != Rules::NotAwaited && rules != Rules::LockedForgotten {
-            let locked = self.ready.without(self.claimable());
-            let left = closings.bits().filter(|closing| locked.each().any(|step| step.is_closed_by(*closing)));
-            closings = closings.without(left.fold(Set::NONE, Set::with));
-        }
-        if closings.is_empty() {
-            return;
-        }
+        let Some((closings, _)) = self.settling.take() else { return };
         for lane in &mut self.lanes {
             lane.awaited = rules != Rules::NotAwaited && !lane.held.is_empty();
         }
-        self.settling = Some((closings, true));
+        self.settling = Some((closings, Settling::Awaits));
     }
 
     fn settle(&mut self, rules: Rules) {
@@ -381,6 +387,17 @@ impl State {
             .fold(Set::NONE, |all, step| all.with(step.only()));
         self.ready = self.ready.without(gone);
         self.canceled = self.canceled.with(gone);
+        // what could not be removed is being claimed, and whoever claims may have begun before the closings
+        let left = closings.bits().filter(|closing| self.ready.each().any(|step| step.is_closed_by(*closing)));
+        let left = left.fold(Set::NONE, Set::with);
+        let forgets = rules == Rules::NotAwaited || rules == Rules::LockedForgotten;
+        let closings = if forgets { closings } else { closings.without(left) };
+        self.settling = Some((closings, Settling::Removed)).filter(|_| !closings.is_empty());
+    }
+
+    /// A later statement: who claimed before what was removed has committed by now, and holds it.
+    fn settle_end(&mut self, rules: Rules) {
+        let Some((closings, _)) = self.settling.take() else { return };
         for closing in closings.bits() {
             let held = self.lanes.iter().any(|lane| lane.held.each().any(|step| step.is_closed_by(closing)));
             if !held || rules == Rules::HeldForgotten {
