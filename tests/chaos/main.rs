@@ -47,7 +47,7 @@ struct Arguments {
     /// Worker processes
     #[arg(long, default_value_t = 8)]
     workers: u32,
-    /// Faults to do, all at once; every one that this machine can do where none is named. `none` for the load alone
+    /// Faults to do, all at once; every one that this machine can do where none is named, but kill-each-second, which is kill again. `none` for the load alone
     #[arg(long, value_delimiter = ',')]
     faults: Option<Vec<String>>,
     /// Runs that wait or run at any moment
@@ -62,7 +62,7 @@ struct Arguments {
     /// The lease of the workers
     #[arg(long, default_value = "15s", value_parser = duration)]
     lease: Duration,
-    /// Each fault alone, then all of them together; prints a table
+    /// Each fault alone, then all of them together, as without --faults; prints a table
     #[arg(long)]
     table: bool,
     /// Workers built from an older commit, for the fault `old`: their binary `longshore-worker`

@@ -16,8 +16,8 @@ pub const DEFAULT_SLOTS: u32 = 100;
 /// What a worker process is told on its command line.
 #[derive(Args, Clone, Debug)]
 pub struct WorkerArgs {
-    /// Postgres to work for, such as postgres://user:password@host/database
-    #[arg(long, env = "LONGSHORE_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    /// Postgres to work for, such as postgres://user:password@host/database; LONGSHORE_DATABASE_URL serves too
+    #[arg(long, env = "LONGSHORE_DATABASE_URL", value_name = "URL", hide_env = true)]
     pub database_url: String,
 
     /// The database URL leads through a pooler in transaction mode, such as PgBouncer
@@ -52,7 +52,8 @@ pub struct WorkerArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub log_format: LogFormat,
 
-    /// Most connections of the lanes, and as many for the rest; one for each lane where nothing is given
+    /// Most connections of the lanes, and as many, but at most 6, for the rest; one for each lane and three more where nothing is given. Those of LISTEN (1) and
+    /// the system lane (3) are not among them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections: Option<u32>,
 

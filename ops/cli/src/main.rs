@@ -34,8 +34,8 @@ struct Arguments {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Postgres, as postgres://user@host/database; DATABASE_URL serves too
-    #[arg(long, global = true, value_name = "URL", env = "LONGSHORE_DATABASE_URL", hide_env_values = true)]
+    /// Postgres, as postgres://user@host/database; without it LONGSHORE_DATABASE_URL counts, else DATABASE_URL
+    #[arg(long, global = true, value_name = "URL", env = "LONGSHORE_DATABASE_URL", hide_env = true)]
     database_url: Option<String>,
     /// It stands on the command line, and not only in the environment
     #[arg(skip)]

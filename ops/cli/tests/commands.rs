@@ -398,6 +398,7 @@ fn definitions_are_checked_without_a_database_and_every_problem_is_named() {
     let validate = ["workflow", "validate", file.path().to_str().unwrap(), "-", "-o", "json"];
     let said = longshore_without_database(&validate, &bad);
     assert_eq!(said.code, Some(1));
+    assert!(said.stderr.trim().ends_with("2 problems"), "{}", said.stderr);
     let checked: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_documented("workflow validate", &checked);
     let paths: Vec<&str> =
@@ -435,6 +436,10 @@ fn a_command_without_a_database_says_how_to_name_one() {
         let said = longshore_without_database(&arguments, "");
         assert_eq!(said.code, Some(2));
         assert!(said.stderr.contains("LONGSHORE_DATABASE_URL"), "{}", said.stderr);
+    }
+    for arguments in [["run", "list", "--help"], ["worker", "-otext", "--help"]] {
+        let help = longshore_without_database(&arguments, "").stdout;
+        assert!(help.contains("LONGSHORE_DATABASE_URL") && !help.contains("[env: DATABASE_URL"), "{help}");
     }
     assert_eq!(longshore_without_database(&["worker"], "").code, Some(2));
     // What follows is refused for what it is, not for being absent: DATABASE_URL serves the worker, too.

@@ -248,13 +248,13 @@ fn check(sources: Vec<Source>) -> (Vec<(String, Definition)>, Vec<FileProblem>) 
 pub(crate) async fn apply(global: &Global, sources: Vec<Source>) -> Result<()> {
     let (definitions, problems) = check(sources);
     if !problems.is_empty() {
-        return report(global, definitions, problems);
+        return report(global, definitions, problems, ", nothing is applied");
     }
     let mut connection = global.connect().await?;
     longshore_core::migrate::check(&mut Session::direct(&mut connection)).await?;
     let problems = order::unknown_children(&mut connection, &definitions).await?;
     if !problems.is_empty() {
-        return report(global, definitions, problems);
+        return report(global, definitions, problems, ", nothing is applied");
     }
     let mut applied = Applied { workflows: Vec::new() };
     for (file, definition) in order::children_first(definitions) {
@@ -273,10 +273,11 @@ pub(crate) async fn apply(global: &Global, sources: Vec<Source>) -> Result<()> {
 
 fn validate(global: &Global, sources: Vec<Source>) -> Result<()> {
     let (definitions, problems) = check(sources);
-    report(global, definitions, problems)
+    report(global, definitions, problems, "")
 }
 
-fn report(global: &Global, definitions: Vec<(String, Definition)>, problems: Vec<FileProblem>) -> Result<()> {
+/// What was checked; fails where there are problems, and says what comes of that.
+fn report(global: &Global, definitions: Vec<(String, Definition)>, problems: Vec<FileProblem>, so: &str) -> Result<()> {
     let checked = Checked {
         valid: problems.is_empty(),
         workflows: definitions
@@ -300,8 +301,8 @@ fn report(global: &Global, definitions: Vec<(String, Definition)>, problems: Vec
     })?;
     match checked.problems.len() {
         0 => Ok(()),
-        1 => Err(Exit::Failed.error("1 problem, nothing is applied")),
-        count => Err(Exit::Failed.error(format!("{count} problems, nothing is applied"))),
+        1 => Err(Exit::Failed.error(format!("1 problem{so}"))),
+        count => Err(Exit::Failed.error(format!("{count} problems{so}"))),
     }
 }
 
