@@ -109,8 +109,10 @@ const WAITS: &str = "
 
 /// Only where nothing awaits settling.
 const LEFT: &str = "
-    select format('run %s, state %s: ready %s, delayed %s, waiting %s, joins %s, frames %s, items %s', r.run_id, r.state, s.ready, s.delayed, s.waiting,
-        s.joins, s.frames, s.items)
+    select format('run %s, state %s: ready %s, delayed %s, waiting %s, joins %s, frames %s, items %s; steps %s', r.run_id, r.state, s.ready, s.delayed,
+        s.waiting, s.joins, s.frames, s.items,
+        array(select row(s.frame, s.node, s.kind, s.due_at) from longshore.step_delayed s where s.run_id = r.run_id
+            union all select row(s.frame, s.node, s.kind, null) from longshore.step_ready s where s.run_id = r.run_id))
     from longshore.workflow_runs r
     join lateral (
         select (select count(*) from longshore.step_ready s where s.run_id = r.run_id) as ready,

@@ -34,6 +34,7 @@ declare
     v_frames int[];                                              -- null: the whole run
     v_spared int[];
     v_come int[];
+    v_ended int[];                                               -- instances of a `finally` that have ended
     v_tries boolean;
     v_begin int[];
     v_left int[];
@@ -58,8 +59,9 @@ begin
         -- The frames that are closed; those within a live `finally` that were closed around that alone; each `try` that has come to its own. All of one
         -- moment, and nothing else is touched: a `finally` that begins meanwhile, and what begins in one, is not what was closed.
         select array_agg(x.frame) filter (where x.closed and not x.spared), array_agg(x.frame) filter (where x.spared),
-            coalesce(array_agg(x.parent) filter (where x.shield = x.frame), '{}'), bool_or(x.cleanup is not null or x.shield is not null)
-        into v_frames, v_spared, v_come, v_tries
+            coalesce(array_agg(x.parent) filter (where x.shield = x.frame), '{}'), bool_or(x.cleanup is not null or x.shield is not null),
+            array_agg(x.frame) filter (where x.closed and not x.spared and x.shield = x.frame)
+        into v_frames, v_spared, v_come, v_tries, v_ended
         from (select f.frame, f.parent, f.shield, f.cleanup, 0 = any (v_closed) or f.frame = any (v_closed) or f.path && v_closed as closed,
                   f.shield is not null and (select y.state from frames y where y.shard = p_shard and y.run_id = q.run_id and y.frame = f.shield) = 1
                   and not exists (select from unnest(v_closed) c (frame)
@@ -80,6 +82,15 @@ begin
             c_run := c_run || q.run_id; c_frame := c_frame || 0;
         elsif found then
             c_run := c_run || array_fill(q.run_id, array[cardinality(v_frames)]); c_frame := c_frame || v_frames;
+        end if;
+        v_busy := null;
+        if v_ended is not null then
+            -- the step job -11 of one that has ended since may be about to set its timer: looked for before that is removed, where it goes from here to there
+            select array_agg(s.frame) into v_busy from step_ready s
+            where s.shard = p_shard and s.run_id = q.run_id and s.node = -11 and s.frame = any (v_ended);
+            select v_busy || array_agg(h.frame) into v_busy
+            from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from lanes l where l.shard = p_shard) h
+            where h.run_id = q.run_id and h.frame = any (v_ended);
         end if;
         -- frames before joins, as in a cycle
         for f in
@@ -156,7 +167,7 @@ begin
             end loop;
             update closed c set bounded = true where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (v_closes) and not c.bounded;
         end if;
-        select array_agg(s.frame) into v_busy from step_ready s
+        select v_busy || array_agg(s.frame) into v_busy from step_ready s
         where s.shard = p_shard and s.run_id = q.run_id and (v_frames is null or s.frame in (select unnest(v_frames))) and s.node <> -11;
         select v_busy || array_agg(h.frame) into v_busy
         from (select h.frame from unnest(v_held_run, v_held_frame) h (run_id, frame) where h.run_id = q.run_id
