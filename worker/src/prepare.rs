@@ -15,7 +15,9 @@ use longshore_core::context;
 use longshore_core::cycle::Due;
 use longshore_core::error::StepError;
 use longshore_core::frame::Child;
-use longshore_core::graph::{BlockKind, Delay, END, NEXT, Needs, Node, NodeKind, NodeNumber, NodeResult, RunFacts, START};
+use longshore_core::graph::{
+    BlockKind, Delay, END, NEXT, Needs, Node, NodeKind, NodeNumber, NodeResult, RunFacts, START,
+};
 use longshore_core::mock;
 use longshore_core::payload::Payload;
 use longshore_core::queue::{HeldStep, MAX_LOST_ALONE, StepKind};
