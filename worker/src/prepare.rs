@@ -373,7 +373,7 @@ fn mocked(held: &Held, node: &Node) -> Option<Result<Payload, StepError>> {
     if !from_outside {
         return None;
     }
-    match mocks.of(values.run.parent.is_none(), &held.version.workflow, &node.id, handler) {
+    match mocks.of(&held.version.workflow, &node.id, handler) {
         Some(answers) => {
             let input = graph.input(node.number, values);
             Some(input.and_then(|input| mock::answer(answers, held.step.attempt, &input)))
