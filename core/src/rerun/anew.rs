@@ -91,13 +91,15 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Aw
         Some(_) => old.graph.number(version.graph.id(node)),
         None => Some(node),
     };
-    let past = Past::read(session, of, &place.within).await?;
+    let mut past = Past::read(session, of, &place.within).await?;
     let input = wanted.input.as_ref().map_or(run.input.as_str(), Payload::as_str);
     let new_id: Uuid = sqlx::query_scalar(include_str!("../../sql/rerun/new_id.sql")).fetch_one(&mut *session).await?;
     let new_id = parent.map_or(new_id, |parent| after(parent.run_id, new_id));
     let values = values(session, of, &run, version, input, new_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
-    let renumbered = newer.is_some().then(|| past.renumbered(new_number));
+    let mut renumbered = newer.is_some().then(|| past.renumbered(new_number));
+    let decided = renumbered.as_mut().unwrap_or(&mut past);
+    decided.read_contexts(session, of, &version.graph).await?;
     let plotter = Plotter { graph: &version.graph, past: renumbered.as_ref().unwrap_or(&past), anew: true };
     let mut course = plot(plotter, &values, Some(From::place(&place)))?;
     sqlx::query(include_str!("../../sql/rerun/insert_run.sql"))

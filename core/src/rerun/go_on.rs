@@ -59,7 +59,8 @@ async fn go_on(session: &mut Session<'_>, run_id: Uuid, awaited: bool) -> Result
         return Err(Error::Settling { run_id });
     }
     let version = load(session, run.version_id, &run.workflow).await?;
-    let past = Past::read(session, run_id, &[]).await?;
+    let mut past = Past::read(session, run_id, &[]).await?;
+    past.read_contexts(session, run_id, &version.graph).await?;
     let values = values(session, run_id, &run, &version, &run.input, run_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let mut course = plot(Plotter { graph: &version.graph, past: &past, anew: false }, &values, None)?;
