@@ -94,17 +94,24 @@ impl Answer {
     }
 }
 
-/// What mocks of a node may be called, the closest first: its id, in the workflow that is tested; with its workflow before it; its handler.
-pub fn keys(is_tested: bool, workflow: &str, node: &str, handler: Option<&str>) -> impl Iterator<Item = String> {
-    let plain = is_tested.then(|| node.to_owned());
+/// What [`qualified`] mocks of a node may be called, the closest first: its id with its workflow before it; its handler.
+pub fn keys(workflow: &str, node: &str, handler: Option<&str>) -> impl Iterator<Item = String> {
     let handler = handler.map(|handler| format!("{HANDLER}{handler}"));
-    plain.into_iter().chain([format!("{workflow}/{node}")]).chain(handler)
+    [format!("{workflow}/{node}")].into_iter().chain(handler)
+}
+
+/// Mocks by what they stand for in any workflow. A plain id is that of a node of `workflow`, the one that is tested; it counts before the same with its workflow.
+pub fn qualified<T>(workflow: &str, mocks: impl IntoIterator<Item = (String, T)>) -> BTreeMap<String, T> {
+    let is_plain = |(what, _): &(String, T)| !what.starts_with(HANDLER) && !what.contains('/');
+    let (plain, others): (Vec<_>, Vec<_>) = mocks.into_iter().partition(is_plain);
+    let plain = plain.into_iter().map(|(node, answers)| (format!("{workflow}/{node}"), answers));
+    others.into_iter().chain(plain).collect()
 }
 
 /// Lists of answers by what they stand for; a list has at least one.
 pub type Answers = BTreeMap<String, Vec<Answer>>;
 
-/// The mocks of a run in test mode, which its child runs have from it.
+/// The mocks of a run in test mode, [`qualified`], so that its child runs, and runs made of these anew, have the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mocks(Answers);
 
@@ -117,8 +124,8 @@ impl Mocks {
     }
 
     /// What stands for this node, if anything does.
-    pub fn of(&self, is_tested: bool, workflow: &str, node: &str, handler: Option<&str>) -> Option<&[Answer]> {
-        keys(is_tested, workflow, node, handler).find_map(|key| self.0.get(&key)).map(Vec::as_slice)
+    pub fn of(&self, workflow: &str, node: &str, handler: Option<&str>) -> Option<&[Answer]> {
+        keys(workflow, node, handler).find_map(|key| self.0.get(&key)).map(Vec::as_slice)
     }
 }
 
@@ -237,21 +244,27 @@ mod tests {
     #[test]
     fn the_closest_mock_answers_attempt_by_attempt_and_the_last_answer_repeats() {
         let mocks =
-            Mocks::from_json(&json!({"charge": [{"error": {"name": "busy"}}, {"output": 7, "input": {"n": 1}}],
+            Mocks::from_json(&json!({"w/charge": [{"error": {"name": "busy"}}, {"output": 7, "input": {"n": 1}}],
             "child/charge": 8, "handler:mail": {"id": 3}}))
             .unwrap();
-        let charge = mocks.of(true, "w", "charge", Some("bank")).unwrap();
+        let charge = mocks.of("w", "charge", Some("bank")).unwrap();
         let input = Payload::of(&json!({"n": 1})).unwrap();
         assert_eq!(answer(charge, 1, &input).unwrap_err().name, "busy");
         assert_eq!(answer(charge, 2, &input).unwrap().value(), json!(7));
         assert_eq!(answer(charge, 9, &input).unwrap().value(), json!(7));
         assert_eq!(answer(charge, 2, &Payload::null()).unwrap_err().name, MOCK_INPUT);
-        assert!(mocks.of(false, "w", "charge", Some("bank")).is_none());
-        assert!(mocks.of(false, "child", "charge", None).is_some());
-        assert_eq!(
-            answer(mocks.of(false, "w", "x", Some("mail")).unwrap(), 1, &input).unwrap().value(),
-            json!({"id": 3})
-        );
+        assert!(mocks.of("other", "charge", Some("bank")).is_none());
+        assert!(mocks.of("child", "charge", None).is_some());
+        assert_eq!(answer(mocks.of("w", "x", Some("mail")).unwrap(), 1, &input).unwrap().value(), json!({"id": 3}));
+    }
+
+    #[test]
+    fn a_plain_id_is_of_the_workflow_that_is_tested_and_counts_before_the_same_with_it() {
+        let mocks =
+            [("charge", 1), ("w/charge", 2), ("w/ship", 3), ("child/charge", 4), ("handler:a/b", 5), ("handler:c", 6)];
+        let mocks = qualified("w", mocks.map(|(what, answer)| (what.to_owned(), answer)));
+        let expected = [("child/charge", 4), ("handler:a/b", 5), ("handler:c", 6), ("w/charge", 1), ("w/ship", 3)];
+        assert_eq!(mocks, expected.map(|(what, answer)| (what.to_owned(), answer)).into());
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod write;
 use std::sync::Arc;
 
 use serde::Serialize;
-use sqlx::FromRow;
+use sqlx::{FromRow, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::graph::{RunFacts, Values};
@@ -159,6 +159,16 @@ struct RunRow {
     parent: Option<Uuid>,
     bound_to_parent: bool,
     settling: bool,
+}
+
+/// What was done stays, unless it failed or was only to be planned.
+async fn end<T>(transaction: Transaction<'_, Postgres>, done: Result<T, Error>, plan: bool) -> Result<T, Error> {
+    if done.is_ok() && !plan {
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
+    done
 }
 
 async fn run_row(session: &mut Session<'_>, run_id: Uuid) -> Result<RunRow, Error> {

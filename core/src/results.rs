@@ -63,21 +63,24 @@ pub async fn run_inputs(db: impl PgExecutor<'_>, runs: &[Uuid]) -> Result<HashMa
     Ok(rows.into_iter().filter_map(|(run, input)| Some((run, Payload::trusted(Arc::from(input?))))).collect())
 }
 
-/// How long ago the first attempt of these steps was claimed, by Postgres' clock. Sends nothing when asked for nothing.
+/// How long ago the first attempt of these steps was claimed that their policies count, by Postgres' clock; with each step how many have failed since these
+/// began. Sends nothing when asked for nothing.
 pub async fn since_first_attempt(
     db: impl PgExecutor<'_>,
-    steps: &[StepRef],
+    steps: &[(StepRef, i32)],
 ) -> Result<HashMap<StepRef, Duration>, sqlx::Error> {
     if steps.is_empty() {
         return Ok(HashMap::new());
     }
-    let (runs, frames, nodes) = columns(steps.iter().copied());
+    let (runs, frames, nodes) = columns(steps.iter().map(|(step, _)| *step));
+    let most: Vec<i32> = steps.iter().map(|(_, most)| *most).collect();
     let rows: Vec<(Uuid, i32, i32, Option<i64>)> =
         sqlx::query_as(include_str!("../sql/results/since_first_attempt.sql"))
             .bind(SHARD)
             .bind(runs)
             .bind(frames)
             .bind(nodes)
+            .bind(most)
             .fetch_all(db)
             .await?;
     let since = |(run_id, frame, node, us): (Uuid, i32, i32, Option<i64>)| {

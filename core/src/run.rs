@@ -180,7 +180,7 @@ pub struct Start {
     pub priority: Option<i16>,
     /// The version; the latest if none.
     pub version: Option<i32>,
-    /// In test mode: what answers for its nodes, see [`Mocks`](crate::mock::Mocks), which must have read it.
+    /// In test mode: what answers for its nodes, see [`Mocks`](crate::mock::Mocks), which must have read it; [qualified](crate::mock::qualified).
     pub mocks: Option<Payload>,
 }
 

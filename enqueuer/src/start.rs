@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use longshore_core::mock::{MAX_MOCKS, Mocks};
+use longshore_core::mock::{self, MAX_MOCKS, Mocks};
 use longshore_core::payload::{self, Payload};
 use longshore_core::run::{self, PRIORITIES, Start};
 use longshore_core::session::Session;
@@ -95,7 +95,7 @@ impl NewRun {
     /// fails with `mock_missing`. Time is moved by [`Enqueuer::advance`].
     #[must_use]
     pub fn mocks<T: Serialize + ?Sized>(mut self, mocks: &T) -> Self {
-        self.mocks = Some(read_mocks(mocks));
+        self.mocks = Some(read_mocks(&self.workflow, mocks));
         self
     }
 
@@ -122,12 +122,16 @@ impl NewRun {
     }
 }
 
-fn read_mocks<T: Serialize + ?Sized>(mocks: &T) -> Result<Payload, String> {
-    let mocks = Payload::of(mocks).map_err(|error| error.to_string())?;
+/// The mocks as the run has them.
+fn read_mocks<T: Serialize + ?Sized>(workflow: &str, mocks: &T) -> Result<Payload, String> {
+    let given = Payload::of(mocks).map_err(|error| error.to_string())?.value();
+    Mocks::from_json(&given).map_err(|problems| problems.to_string())?;
+    let given = given.as_object().cloned().unwrap_or_default();
+    let mocks = Payload::of(&mock::qualified(workflow, given)).map_err(|error| error.to_string())?;
     if mocks.len() > MAX_MOCKS {
-        return Err(format!("they have {} bytes, at most {MAX_MOCKS} are allowed", mocks.len()));
+        let each = "the workflow's name before each node's id counted";
+        return Err(format!("they have {} bytes, {each}, at most {MAX_MOCKS} are allowed", mocks.len()));
     }
-    Mocks::from_json(&mocks.value()).map_err(|problems| problems.to_string())?;
     Ok(mocks)
 }
 

@@ -362,3 +362,42 @@ async fn a_run_that_goes_on_after_its_finally_comes_to_it_again() {
     assert_eq!(fleet.ended(within).await.0, "completed");
     fleet.finish().await;
 }
+
+/// What still owes a `finally`, or is in one, is the other run's business.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_begins_anew_takes_over_no_finally_of_what_it_never_did() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    // the outer one, cut off by its time, waits for the inner one, which is held
+    let cut = json!({"timeout": "300ms", "retry": {"max_attempts": 1}, "on_error": "continue"});
+    let outer = with(tried("outer", tried("inner", work(), task("first", "last")), task("then", "echo")), cut);
+    let body = json!({"nodes": [outer, task("x", "echo")], "edges": [["outer", "x"]]});
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1], "body": body});
+    let hold = json!({"id": "hold", "type": "wait", "signal": "go"});
+    let fleet = fleet(json!({"name": "w", "nodes": [each, hold], "edges": [["each", "hold"]]}), &gate, &last).await;
+    let holds = |run: Uuid| format!("select exists (select from longshore.step_waiting where run_id = '{run}')");
+    let run = fleet.start("w", json!({})).await;
+    last.entered(2).await;
+    fleet.until(&holds(run)).await;
+    let anew = fleet.enqueuer.rerun(run, "each[1]/x").await.unwrap().run_id.unwrap();
+    fleet.until(&holds(anew)).await;
+    let frames = "select count(*) from longshore.frames where run_id = $1";
+    assert!(
+        fleet.ask::<i64>(&format!("{frames} and shield = frame"), anew).await > 0,
+        "the first iteration is taken over"
+    );
+    let open = format!("{frames} and (state = 1 or cleanup is not null)");
+    assert_eq!(fleet.ask::<i64>(&open, anew).await, 0);
+    cancel(&fleet, anew).await;
+    fleet.until(&format!("select not exists (select from longshore.closed where run_id = '{anew}')")).await;
+    last.open(2);
+    fleet.enqueuer.signal(run, "go", &1).await.unwrap();
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    settled(&fleet).await;
+    let done = recorded(&fleet, run, 1).await;
+    for node in ["first", "then"] {
+        assert_eq!(done.iter().filter(|done| *done == node).count(), 2, "{node} of {done:?}");
+    }
+    assert_eq!(last.count(), 2, "the new run began none");
+    fleet.idle().await;
+    fleet.finish().await;
+}

@@ -104,6 +104,27 @@ async fn waits_and_child_runs_are_answered_too_and_nothing_reaches_a_handler() {
     fleet.finish().await;
 }
 
+/// A mock of a plain id is for the workflow that was started, whichever of its runs is run anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn mocks_of_one_workflow_are_not_anothers_in_a_run_made_anew() {
+    let (fleet, ran, _) = fleet().await;
+    fleet.apply(json!({"name": "c", "nodes": [task("send", "real")]})).await;
+    let sub = json!({"id": "sub", "type": "subflow", "workflow": "c"});
+    let both = json!({"name": "p", "nodes": [sub, task("send", "real")], "output": ["{{ nodes.sub.output }}", "{{ nodes.send.output }}"]});
+    fleet.apply(both).await;
+    let run = fleet.enqueuer.start("p", &json!({})).mocks(&json!({"send": 1, "c/send": 2})).await.unwrap().id;
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!([2, 1])));
+    let child: Uuid = fleet.ask("select run_id from longshore.workflow_runs where parent_run_id = $1", run).await;
+    for (run, from, output) in
+        [(child, "send", json!(2)), (run, "send", json!([2, 1])), (run, "sub/send", json!([2, 1]))]
+    {
+        let anew = fleet.enqueuer.rerun(run, from).await.unwrap().run_id.unwrap();
+        assert_eq!(fleet.ended(anew).await, ("completed".to_owned(), output), "{from}");
+    }
+    assert_eq!(ran.load(Ordering::SeqCst), 0);
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_that_would_remind_is_answered_as_a_whole() {
     let (fleet, ran, _) = fleet().await;

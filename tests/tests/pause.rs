@@ -94,6 +94,38 @@ async fn a_step_that_has_no_attempt_left_may_pause_its_run() {
     fleet.finish().await;
 }
 
+/// Its policies begin anew with all that they count: also the time since the first attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_total_of_a_policy_begins_anew_with_it() {
+    let retry = json!({"max_attempts": 3, "initial": "1ms", "total": "1h", "give_up": "pause"});
+    let flaky = |id: &str, more: Value| {
+        let mut task = json!({"id": id, "type": "task", "handler": "flaky", "input": {"fail": 99}, "retry": retry});
+        task.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        task
+    };
+    let body = json!({"nodes": [flaky("in", json!({"retry": {"max_attempts": 1}}))]});
+    let block = json!({"id": "if", "type": "if", "when": "true", "retry": retry, "then": body});
+    let [alone, block] =
+        [("alone", flaky("t", json!({}))), ("block", block)].map(|(name, node)| json!({"name": name, "nodes": [node]}));
+    let mut fleet = TestFleet::publish([alone, block]).await;
+    fleet.work(8).await;
+    for (name, node) in [("alone", "t"), ("block", "if")] {
+        let run = fleet.start(name, json!({})).await;
+        until_parked(&fleet, run, 1).await;
+        assert_eq!(fleet.tries(run, node).await.len(), 3);
+        // the pause lasts longer than the total
+        fleet
+            .database
+            .execute("update longshore.execution_step_attempts set claimed_at = claimed_at - interval '1 day'")
+            .await;
+        fleet.enqueuer.resume(run).await.unwrap();
+        until_parked(&fleet, run, 1).await;
+        assert_eq!(fleet.tries(run, node).await.len(), 6, "{node}: as often as before the pause");
+        fleet.enqueuer.cancel(run).await.unwrap();
+    }
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_completes_while_it_is_paused_leaves_nothing_parked() {
     let gate = Gate::default();

@@ -8,7 +8,7 @@ mod wait;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use longshore_core::attempt::{Ending, poisoned};
 use longshore_core::context;
@@ -91,7 +91,7 @@ pub(crate) async fn prepare(shared: &Shared, mut new: Vec<Held>) -> Vec<Decided>
     if !wanted.is_empty() && !wanted.fetch(shared, &mut new).await {
         return Vec::new();
     }
-    if !retry::read_failures(shared, &mut new).await {
+    if !retry::read_past(shared, &mut new).await {
         return Vec::new();
     }
     if !wait::listen(shared, &mut new).await || !subflow::look(shared, &mut new).await {
@@ -122,7 +122,6 @@ struct Wanted {
     results: Vec<StepRef>,
     inputs: BTreeSet<Uuid>,
     contexts: BTreeSet<Uuid>,
-    first_attempts: Vec<StepRef>,
     /// Of which steps, by their place, and what.
     instances: Vec<(usize, (FrameRef, bool))>,
     iterations: Vec<(usize, FrameRef)>,
@@ -156,7 +155,6 @@ struct Read {
     results: Vec<(StepRef, NodeResult)>,
     inputs: HashMap<Uuid, Payload>,
     contexts: HashMap<Uuid, Payload>,
-    firsts: HashMap<StepRef, Duration>,
     instances: Vec<Vec<Instance>>,
     iterations: Vec<Vec<Child>>,
     items: HashMap<(Uuid, i32, i32), Payload>,
@@ -185,9 +183,6 @@ impl Wanted {
             wanted.instances.extend(block::instances(held).into_iter().map(|instance| (place, instance)));
             wanted.iterations.extend(block::iterations(held).map(|whole| (place, whole)));
             wanted.items.extend(block::items(held));
-            if (step.failed > 0 || block::is_end_of_block(held)) && retry::bounds_total(held) {
-                wanted.first_attempts.push(StepRef { run_id: step.run_id, frame: step.frame, node: step.node });
-            }
         }
         wanted
     }
@@ -196,7 +191,6 @@ impl Wanted {
         self.results.is_empty()
             && self.inputs.is_empty()
             && self.contexts.is_empty()
-            && self.first_attempts.is_empty()
             && self.instances.is_empty()
             && self.iterations.is_empty()
             && self.items.is_empty()
@@ -212,7 +206,6 @@ impl Wanted {
             results: results::of_steps(&mut session, &self.results).await?,
             inputs: results::run_inputs(&mut session, &inputs).await?,
             contexts: context::of_runs(&mut session, &contexts).await?,
-            firsts: results::since_first_attempt(&mut session, &self.first_attempts).await?,
             instances: results::instances(&mut session, &instances).await?,
             iterations: results::iterations(&mut session, &wholes).await?,
             items: results::chunks(&mut session, &self.items).await?,
@@ -222,7 +215,7 @@ impl Wanted {
     /// Read it all, again and again until Postgres answers. False when the worker gave up waiting.
     async fn fetch(self, shared: &Shared, new: &mut [Held]) -> bool {
         let read = shared.insist("read the values of steps", || self.read(shared));
-        let Some(Read { results, inputs, contexts, firsts, instances, iterations, items }) = read.await else {
+        let Some(Read { results, inputs, contexts, instances, iterations, items }) = read.await else {
             return false;
         };
         let mut by_run: HashMap<Uuid, Vec<(StepRef, NodeResult)>> = HashMap::new();
@@ -239,7 +232,6 @@ impl Wanted {
                 held.iterations = iterations;
             }
         }
-        let now = Instant::now();
         for held in new {
             let step = &held.step;
             for (of, result) in by_run.get(&step.run_id).into_iter().flatten() {
@@ -254,8 +246,6 @@ impl Wanted {
             if self.contexts.contains(&step.run_id) {
                 held.values.context = contexts.get(&step.run_id).or_else(|| held.version.graph.context()).cloned();
             }
-            let this = StepRef { run_id: step.run_id, frame: step.frame, node: step.node };
-            held.since_first = firsts.get(&this).and_then(|since| now.checked_sub(*since));
             held.items = items.get(&(step.run_id, step.frame, step.attempt)).cloned();
         }
         true
@@ -383,7 +373,7 @@ fn mocked(held: &Held, node: &Node) -> Option<Result<Payload, StepError>> {
     if !from_outside {
         return None;
     }
-    match mocks.of(values.run.parent.is_none(), &held.version.workflow, &node.id, handler) {
+    match mocks.of(&held.version.workflow, &node.id, handler) {
         Some(answers) => {
             let input = graph.input(node.number, values);
             Some(input.and_then(|input| mock::answer(answers, held.step.attempt, &input)))

@@ -319,11 +319,9 @@ impl TestBench {
 
     /// The definitions as the case has them.
     fn variants<'b>(&'b self, case: &'b Case) -> impl Iterator<Item = Definition> + 'b {
-        let variant = |definition: &'b Definition| {
-            let is_mocked = |node: &str| {
-                let is_tested = definition.name == case.workflow;
-                mock::keys(is_tested, &definition.name, node, None).any(|key| case.mocks.contains_key(&key))
-            };
+        let mocks = mock::qualified(&case.workflow, case.mocks.clone());
+        let variant = move |definition: &'b Definition| {
+            let is_mocked = |node: &str| mock::keys(&definition.name, node, None).any(|key| mocks.contains_key(&key));
             mocked::mocked(definition, &is_mocked)
         };
         self.definitions.iter().map(variant)

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::course::{Call, From, Plotter};
 use super::past::Past;
 use super::place::Place;
-use super::{Error, Plan, Rerun, RunRow, Version, load, of_child, plot, run_row, told, values, write};
+use super::{Error, Plan, Rerun, RunRow, Version, end, load, of_child, plot, run_row, told, values, write};
 use crate::graph::NodeNumber;
 use crate::payload::Payload;
 use crate::queue::SHARD;
@@ -24,21 +24,12 @@ pub async fn rerun(session: &mut Session<'_>, wanted: &Rerun, plan: bool) -> Res
         sqlx::query(include_str!("../../sql/rerun/one_moment.sql")).execute(&mut session).await?;
         start_over(&mut session, wanted, None).await
     };
-    match done {
-        Ok(done) if !plan => {
-            transaction.commit().await?;
-            Ok(done)
-        }
-        Ok(done) => {
-            transaction.rollback().await?;
-            Ok(Plan { run_id: None, ..done })
-        }
-        Err(error) => {
-            transaction.rollback().await?;
-            Err(error)
-        }
-    }
+    let (run_id, done) = end(transaction, done, plan).await?;
+    Ok(Plan { run_id: (!plan).then_some(run_id), ..done })
 }
+
+/// A new run, and what it does.
+type Started = Result<(Uuid, Plan), Error>;
 
 /// The step of a new run that waits for another new run.
 #[derive(Clone, Copy)]
@@ -53,11 +44,11 @@ fn start_over_for_parent<'s>(
     session: &'s mut Session<'_>,
     wanted: &'s Rerun,
     parent: Awaits,
-) -> Pin<Box<dyn Future<Output = Result<Plan, Error>> + Send + 's>> {
+) -> Pin<Box<dyn Future<Output = Started> + Send + 's>> {
     Box::pin(start_over(session, wanted, Some(parent)))
 }
 
-async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Awaits>) -> Result<Plan, Error> {
+async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Awaits>) -> Started {
     let of = wanted.run_id;
     // a new run has a key and a parent of its own, or none
     let run = RunRow { parent: parent.map(|parent| parent.run_id), key: None, ..run_row(session, of).await? };
@@ -91,13 +82,15 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Aw
         Some(_) => old.graph.number(version.graph.id(node)),
         None => Some(node),
     };
-    let past = Past::read(session, of, &place.within).await?;
+    let mut past = Past::read(session, of, &place.within).await?;
     let input = wanted.input.as_ref().map_or(run.input.as_str(), Payload::as_str);
     let new_id: Uuid = sqlx::query_scalar(include_str!("../../sql/rerun/new_id.sql")).fetch_one(&mut *session).await?;
     let new_id = parent.map_or(new_id, |parent| after(parent.run_id, new_id));
     let values = values(session, of, &run, version, input, new_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
-    let renumbered = newer.is_some().then(|| past.renumbered(new_number));
+    let mut renumbered = newer.is_some().then(|| past.renumbered(new_number));
+    let decided = renumbered.as_mut().unwrap_or(&mut past);
+    decided.read_contexts(session, of, &version.graph).await?;
     let plotter = Plotter { graph: &version.graph, past: renumbered.as_ref().unwrap_or(&past), anew: true };
     let mut course = plot(plotter, &values, Some(From::place(&place)))?;
     sqlx::query(include_str!("../../sql/rerun/insert_run.sql"))
@@ -121,14 +114,12 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Aw
         let from = place.child.clone().unwrap_or_default();
         let wanted = Rerun { run_id: call.run_id, from, input: None, version: None };
         let parent = Awaits { run_id: new_id, frame: call.frame, node: call.node };
-        let plan = start_over_for_parent(session, &wanted, parent).await?;
-        if let Some(run_id) = plan.run_id {
-            write::wait_again(session, new_id, &run, version, &Call { run_id, ..call.clone() }).await?;
-        }
+        let (run_id, plan) = start_over_for_parent(session, &wanted, parent).await?;
+        write::wait_again(session, new_id, &run, version, &Call { run_id, ..call.clone() }).await?;
         queues.extend(plan.queues.iter().cloned());
         course.told.add(of_child(&call.prefix, plan));
     }
-    Ok(told(Some(new_id), version, course.told, queues))
+    Ok((new_id, told(None, version, course.told, queues)))
 }
 
 /// The id of a run that another waits for: runs are locked in the order of their ids, the parent first.

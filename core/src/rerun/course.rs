@@ -174,9 +174,12 @@ impl Plotter<'_> {
         };
         let mut values = instance.values.clone();
         values.results.retain(|node, _| *node >= 0);
-        let records = past.records(frame).filter(|(node, _)| kept(*node));
-        values.results.extend(records.filter_map(|(node, record)| Some((node, record.result.clone()?))));
-        let standing = replay(graph, body, &values).map_err(Error::Replay)?;
+        let mut contexts = BTreeMap::new();
+        for (node, record) in past.records(frame).filter(|(node, _)| kept(*node)) {
+            values.results.extend(record.result.clone().map(|result| (node, result)));
+            contexts.extend(record.context.clone().map(|context| (node, context)));
+        }
+        let standing = replay(graph, body, &values, &contexts).map_err(Error::Replay)?;
 
         let mut course = Course::default();
         self.tell(&mut course.told, instance, &standing);

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::course::Plotter;
 use super::past::Past;
-use super::{Error, Plan, load, of_child, plot, run_row, told, values, write};
+use super::{Error, Plan, end, load, of_child, plot, run_row, told, values, write};
 use crate::queue::SHARD;
 use crate::session::Session;
 use crate::state::RunState;
@@ -19,16 +19,7 @@ pub async fn retry(session: &mut Session<'_>, run_id: Uuid, plan: bool) -> Resul
         let mut session = Session::within(&mut transaction, route);
         go_on(&mut session, run_id, false).await
     };
-    match done {
-        Ok(done) if !plan => {
-            transaction.commit().await?;
-            Ok(done)
-        }
-        other => {
-            transaction.rollback().await?;
-            other
-        }
-    }
+    end(transaction, done, plan).await
 }
 
 /// `awaited`: for a step of its parent, which goes on in the same transaction and waits for it again.
@@ -59,7 +50,8 @@ async fn go_on(session: &mut Session<'_>, run_id: Uuid, awaited: bool) -> Result
         return Err(Error::Settling { run_id });
     }
     let version = load(session, run.version_id, &run.workflow).await?;
-    let past = Past::read(session, run_id, &[]).await?;
+    let mut past = Past::read(session, run_id, &[]).await?;
+    past.read_contexts(session, run_id, &version.graph).await?;
     let values = values(session, run_id, &run, &version, &run.input, run_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let mut course = plot(Plotter { graph: &version.graph, past: &past, anew: false }, &values, None)?;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Error;
 use super::place::At;
 use crate::error::StepError;
-use crate::graph::{Bounds, FrameFacts, NodeNumber, NodeResult};
+use crate::graph::{Bounds, FrameFacts, Graph, NodeNumber, NodeResult};
 use crate::payload::Payload;
 use crate::queue::SHARD;
 use crate::session::Session;
@@ -19,6 +19,8 @@ use crate::state::{Outcome, RunState};
 pub(super) struct Record {
     pub(super) attempt: i32,
     pub(super) result: Option<NodeResult>,
+    /// The run's context as the attempt saw it, where what follows the node reads it.
+    pub(super) context: Option<Payload>,
 }
 
 /// An instance of a block, or of a body, as it stands in the tables.
@@ -139,7 +141,43 @@ impl Past {
                 Ok(Outcome::Failed) => error.map(|error| NodeResult::Failed(Payload::trusted(error.into()))),
                 _ => None,
             };
-            self.records.entry(frame).or_default().insert(node, Record { attempt, result });
+            self.records.entry(frame).or_default().insert(node, Record { attempt, result, context: None });
+        }
+        Ok(())
+    }
+
+    /// Read the contexts by which it was decided what follows these nodes, which may be others now: a step reads it when it begins.
+    pub(super) async fn read_contexts(
+        &mut self,
+        session: &mut Session<'_>,
+        run_id: Uuid,
+        graph: &Graph,
+    ) -> Result<(), Error> {
+        let reads = |node: NodeNumber| graph.node(node).filter(|node| node.needs().run_context);
+        let (mut frames, mut ids, mut decided) = (Vec::new(), Vec::new(), Vec::new());
+        for (frame, records) in &mut self.records {
+            for (node, record) in records.iter_mut().filter_map(|(node, record)| Some((reads(*node)?, record))) {
+                frames.push(*frame);
+                ids.push(&*node.id);
+                decided.push(record);
+            }
+        }
+        if decided.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<(Vec<i64>, String)> = sqlx::query_as(include_str!("../../sql/rerun/contexts.sql"))
+            .bind(SHARD)
+            .bind(run_id)
+            .bind(frames)
+            .bind(ids)
+            .fetch_all(&mut *session)
+            .await?;
+        for (places, context) in rows {
+            let context = Payload::trusted(context.into());
+            for place in places {
+                let record = usize::try_from(place - 1).ok().and_then(|place| decided.get_mut(place));
+                record.into_iter().for_each(|record| record.context = Some(context.clone()));
+            }
         }
         Ok(())
     }

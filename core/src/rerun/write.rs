@@ -22,7 +22,8 @@ pub(super) async fn take_over(
     old: impl Fn(NodeNumber) -> Option<NodeNumber>,
 ) -> Result<(), Error> {
     let kept = past.with_all_within(&course.kept.iter().copied().collect());
-    let frames: BTreeSet<i32> = kept.iter().copied().chain(course.turns.iter().map(|turn| turn.frame)).collect();
+    let turned: Vec<i32> = course.turns.iter().map(|turn| turn.frame).collect();
+    let frames: BTreeSet<i32> = kept.iter().chain(&turned).copied().collect();
     let frames: Vec<i32> = frames.into_iter().collect();
     let own = course
         .ended
@@ -45,7 +46,7 @@ pub(super) async fn take_over(
     ];
     if !frames.is_empty() {
         let all = sqlx::query(include_str!("../../sql/rerun/copy_frames.sql")).bind(SHARD).bind(new).bind(of);
-        copied.push(all.bind(frames));
+        copied.push(all.bind(frames).bind(turned));
         let records = sqlx::query(include_str!("../../sql/rerun/copy_frame_records.sql"));
         copied.push(records.bind(SHARD).bind(new).bind(of).bind(kept));
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Arrival, BodyEnd, Consequences, Ending, Skip, TOO_FEW, successor};
 use crate::error::StepError;
 use crate::graph::{BodyNumber, END, GivesUp, Graph, Join, NodeNumber, NodeResult, START, Values};
+use crate::payload::Payload;
 
 /// Where an instance of a graph stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +27,7 @@ struct Replay<'g> {
     graph: &'g Graph,
     body: BodyNumber,
     values: &'g Values,
+    contexts: &'g BTreeMap<NodeNumber, Payload>,
     standing: Standing,
     joins: BTreeMap<NodeNumber, Arrival>,
     /// Nodes whose turn it is.
@@ -33,10 +35,17 @@ struct Replay<'g> {
 }
 
 /// Where an instance of this graph stands whose nodes ended as `values.results` says. A node that failed and whose failure nothing takes is to run again.
+/// `contexts`: the run's context by which it was decided what follows a node, where that may be another than the one in `values`.
 /// `Err`: a condition cannot be evaluated, though it was once.
-pub(crate) fn replay(graph: &Graph, body: BodyNumber, values: &Values) -> Result<Standing, StepError> {
+pub(crate) fn replay(
+    graph: &Graph,
+    body: BodyNumber,
+    values: &Values,
+    contexts: &BTreeMap<NodeNumber, Payload>,
+) -> Result<Standing, StepError> {
     let open = graph.body(body).map_or(&[][..], |body| body.entries()).to_vec();
-    let mut replay = Replay { graph, body, values, standing: Standing::default(), joins: BTreeMap::new(), open };
+    let mut replay =
+        Replay { graph, body, values, contexts, standing: Standing::default(), joins: BTreeMap::new(), open };
     if body == 0 && graph.first_node() == START {
         replay.standing.ended.insert(START);
     }
@@ -87,7 +96,9 @@ impl Replay<'_> {
     }
 
     fn after(&self, node: NodeNumber, ending: Ending<'_>) -> Result<Consequences, StepError> {
-        successor(self.graph, node, ending, self.values)
+        let Some(context) = self.contexts.get(&node) else { return successor(self.graph, node, ending, self.values) };
+        let then = Values { context: Some(context.clone()), ..self.values.clone() };
+        successor(self.graph, node, ending, &then)
     }
 
     fn apply(&mut self, next: Consequences) -> Result<(), StepError> {

@@ -258,6 +258,53 @@ async fn a_run_is_run_anew_from_a_node_on() {
     fleet.finish().await;
 }
 
+/// Conditions hold as they did when they were decided, whatever became of the context since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_by_the_context_stays_decided() {
+    let change = json!({"id": "change", "type": "context", "set": {"mode": "y"}});
+    let when = |from: &str, to: &str, mode: &str| json!({"from": from, "to": to, "when": format!("run.context.mode == '{mode}'")});
+    let definition = |more: &str| {
+        json!({"name": "w", "context": {"mode": "x"}, "nodes": [failing("a", 0), failing("b", 1), failing("c", 0), change, failing("m", 0),
+            failing("n", 0), failing("later", 1), failing("end", 0), failing(more, 0)],
+        "edges": [when("a", "b", "x"), when("a", "c", "y"), ["b", "change"], ["change", "m"], when("m", "later", "y"), when("m", "n", "x"),
+            ["later", "end"], ["end", more]]})
+    };
+    let fleet = fleet(definition("one")).await;
+    let (run, unchanged) = (fleet.start("w", json!({})).await, fleet.start("w", json!({})).await);
+    let fails_and_goes_on = async |run| {
+        assert_eq!(fleet.ended(run).await.0, "failed");
+        retry(&fleet, run).await
+    };
+    assert_eq!(fails_and_goes_on(run).await.ready, words(&["b"]));
+    let same = |plan: &Plan| {
+        let sorted = |ids: &[String]| ids.iter().cloned().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(sorted(&plan.reused), sorted(&words(&["a", "b", "change", "m"])), "{plan:?}");
+        assert_eq!((&plan.ready, sorted(&plan.skipped)), (&words(&["later"]), sorted(&words(&["c", "n"]))), "{plan:?}");
+    };
+    same(&fails_and_goes_on(run).await);
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    same(&fleet.enqueuer.rerun(run, "later").plan().await.unwrap());
+    fleet.apply(definition("two")).await;
+    same(&fleet.enqueuer.rerun(run, "later").version(Version::Latest).plan().await.unwrap());
+    // from before the change on, with the context as it was then
+    for of in [run, unchanged] {
+        let anew = fleet.enqueuer.rerun(of, "b").await.unwrap();
+        assert_eq!((&anew.reused, &anew.ready), (&words(&["a"]), &words(&["b"])));
+        assert_eq!(fails_and_goes_on(anew.run_id.unwrap()).await.ready, words(&["b"]));
+        same(&fails_and_goes_on(anew.run_id.unwrap()).await);
+    }
+    // in a run that took it over, too, and in one that took it over from that
+    let (mut last, mut runs) = (run, Vec::new());
+    for version in [Version::Number(1), Version::Latest] {
+        last = fleet.enqueuer.rerun(last, "later").version(version).await.unwrap().run_id.unwrap();
+        runs.push(last);
+    }
+    for run in runs {
+        same(&fails_and_goes_on(run).await);
+    }
+    fleet.finish().await;
+}
+
 /// Random graphs whose nodes fail at their first attempt now and then, tried again until they complete: each node ends as if nothing had failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn however_often_a_run_fails_it_goes_on_as_its_graph_says() {

@@ -1,4 +1,7 @@
-//! What must be read before a step that failed before may fail again: what its earlier failures were, where it has several policies.
+//! What must be read before a step that failed before may fail again: what its earlier failures were, where it has several policies, and when its first
+//! attempt was, where one of them bounds the time since then.
+
+use std::time::Instant;
 
 use longshore_core::graph::Node;
 use longshore_core::queue::StepRef;
@@ -13,11 +16,6 @@ fn policies(held: &Held) -> Option<&RetryPolicies> {
     held.version.graph.node(held.step.node).and_then(Node::retry)
 }
 
-/// One of the node's policies bounds the time since its first attempt.
-pub(super) fn bounds_total(held: &Held) -> bool {
-    policies(held).is_some_and(RetryPolicies::bound_total)
-}
-
 /// How often the step has failed since its policies began to count. That of a block is in the frame which stands for it, and was read with that.
 fn failed_before(held: &Held) -> i16 {
     match held.instances.first() {
@@ -26,24 +24,31 @@ fn failed_before(held: &Held) -> i16 {
     }
 }
 
-/// Read what earlier failures were. False when the worker gave up waiting.
-pub(super) async fn read_failures(shared: &Shared, new: &mut [Held]) -> bool {
-    let counts = |held: &Held| policies(held).is_some_and(RetryPolicies::count_by_error) && failed_before(held) > 0;
-    let places = places(new, counts);
-    if places.is_empty() {
+/// Read what earlier failures were, and how long ago the first attempt was. False when the worker gave up waiting.
+pub(super) async fn read_past(shared: &Shared, new: &mut [Held]) -> bool {
+    let of = |chosen: fn(&RetryPolicies) -> bool| {
+        let asks = |held: &Held| policies(held).is_some_and(chosen) && failed_before(held) > 0;
+        let found = places(new, asks).into_iter().filter_map(|place| new.get(place));
+        found.map(|held| (key(held), i32::from(failed_before(held)))).collect::<Vec<_>>()
+    };
+    let (counted, timed) = (of(RetryPolicies::count_by_error), of(RetryPolicies::bound_total));
+    if counted.is_empty() && timed.is_empty() {
         return true;
     }
-    let key = |held: &Held| StepRef { run_id: held.step.run_id, frame: held.step.frame, node: held.step.node };
-    let found = places.iter().filter_map(|place| new.get(*place));
-    let steps: Vec<(StepRef, i32)> = found.map(|held| (key(held), i32::from(failed_before(held)))).collect();
     let read = shared.insist("read what failures there were", || async {
-        results::failures(&mut shared.sender.access.session().await?, &steps).await
+        let mut session = shared.sender.access.session().await?;
+        let failures = results::failures(&mut session, &counted).await?;
+        Ok::<_, sqlx::Error>((failures, results::since_first_attempt(&mut session, &timed).await?))
     });
-    let Some(mut found) = read.await else { return false };
-    for place in places {
-        if let Some(held) = new.get_mut(place) {
-            held.failures = found.remove(&key(held)).unwrap_or_default();
-        }
+    let Some((mut failures, firsts)) = read.await else { return false };
+    let now = Instant::now();
+    for held in new {
+        held.failures = failures.remove(&key(held)).unwrap_or_default();
+        held.since_first = firsts.get(&key(held)).and_then(|since| now.checked_sub(*since));
     }
     true
+}
+
+fn key(held: &Held) -> StepRef {
+    StepRef { run_id: held.step.run_id, frame: held.step.frame, node: held.step.node }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use longshore_core::error::ErrorKind;
-use longshore_core::mock::{Answer, Answers as Mocks, MOCK_INPUT, MOCK_MISSING, MockError, keys};
+use longshore_core::mock::{Answer, Answers as Mocks, MOCK_INPUT, MOCK_MISSING, MockError, keys, qualified};
 use longshore_core::payload::Payload;
 
 use super::difference::{Compare, difference};
@@ -14,7 +14,7 @@ use crate::step::Step;
 
 /// Answers the calls of one run.
 pub(crate) struct Answers {
-    /// The workflow that is tested: a mock of a plain node id is for its nodes.
+    /// The workflow that is tested, whose nodes are named without it.
     workflow: String,
     mocks: Mocks,
     handlers: Handlers,
@@ -29,7 +29,12 @@ struct Told {
 
 impl Answers {
     pub(crate) fn new(workflow: &str, mocks: Mocks, handlers: Handlers) -> Arc<Self> {
-        Arc::new(Self { workflow: workflow.to_owned(), mocks, handlers, told: Mutex::default() })
+        Arc::new(Self {
+            workflow: workflow.to_owned(),
+            mocks: qualified(workflow, mocks),
+            handlers,
+            told: Mutex::default(),
+        })
     }
 
     /// What was wrong with the calls: no mock, or not the input that a mock expects.
@@ -52,8 +57,7 @@ impl Answers {
     }
 
     async fn answer(&self, handler: &str, step: Step, input: Payload) -> Result<Payload, Failure> {
-        let is_tested = step.workflow() == self.workflow;
-        let key = keys(is_tested, step.workflow(), step.node(), Some(handler)).find(|key| self.mocks.contains_key(key));
+        let key = keys(step.workflow(), step.node(), Some(handler)).find(|key| self.mocks.contains_key(key));
         let Some(key) = key else {
             return match self.handlers.get(handler) {
                 Some(known) => known(step, input).await,
@@ -72,7 +76,8 @@ impl Answers {
         if let Some(expected) = answer.expected()
             && let Some(difference) = difference("input", expected, &input.value(), Compare::Whole)
         {
-            let text = format!("call {} of mock `{key}`: {difference}", call + 1);
+            let own = key.strip_prefix(&*self.workflow).and_then(|key| key.strip_prefix('/'));
+            let text = format!("call {} of mock `{}`: {difference}", call + 1, own.unwrap_or(&key));
             self.complain(text.clone());
             return Err(Failure::permanent(text).named(MOCK_INPUT));
         }
