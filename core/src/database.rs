@@ -15,7 +15,7 @@ use crate::pacing::Pacing;
 /// How long a caller waits for a free connection of a pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a statement is sent before its last error is handed back. The pauses between come to more than [`REST`]: the last attempt meets no connection
+/// How often a statement is sent before its last error is handed back. The pauses between come to more than `REST`: the last attempt meets no connection
 /// that was lost before the first.
 pub const MAX_ATTEMPTS: u32 = 8;
 
