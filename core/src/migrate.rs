@@ -114,6 +114,12 @@ pub enum Error {
         /// `server_version_num`.
         version: i32,
     },
+    /// A table that a migration changes stayed locked. Nothing of that migration was done; it is safe to try again.
+    #[error(
+        "a table stayed locked for 5 s, and whoever waits longer for it stops the workers behind: a dump, a report or a session idle in its transaction \
+         holds it (see pg_stat_activity). Nothing of this migration was done: run it again"
+    )]
+    Busy,
     /// A migration failed or was edited after it had been applied. What came before it stays applied.
     #[error("migration failed: {0}")]
     Migration(#[from] MigrateError),
@@ -189,7 +195,7 @@ pub async fn up(conn: &mut PgConnection) -> Result<Up, Error> {
         return Err(Error::ServerOld { version });
     }
     conn.lock().await?;
-    let result = up_alone(conn).await;
+    let result = up_alone(conn).await.map_err(or_busy);
     unlock(conn, result).await
 }
 
@@ -197,7 +203,7 @@ pub async fn up(conn: &mut PgConnection) -> Result<Up, Error> {
 /// behind. **All data of the tables undone is lost.** The functions go first; `up` brings them back.
 pub async fn down(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error> {
     conn.lock().await?;
-    let result = down_alone(conn, to).await;
+    let result = down_alone(conn, to).await.map_err(or_busy);
     unlock(conn, result).await
 }
 
@@ -274,6 +280,7 @@ async fn up_alone(conn: &mut PgConnection) -> Result<Up, Error> {
     let before = applied(&mut Session::direct(conn)).await?;
     execute(&mut *conn, include_str!("../sql/migrate/create_schema.sql")).await?;
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
+    execute(&mut *conn, include_str!("../sql/migrate/lock_timeout.sql")).await?;
     run_migrations(conn).await?;
     install_functions(conn).await?;
     let partitions =
@@ -295,6 +302,7 @@ async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error>
         return Ok(undone);
     }
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
+    execute(&mut *conn, include_str!("../sql/migrate/lock_timeout.sql")).await?;
     drop_functions(conn, &names(), Drop::All).await?;
     for version in &undone {
         for migration in MIGRATIONS.iter().filter(|m| m.version == *version && m.migration_type.is_down_migration()) {
@@ -335,6 +343,15 @@ async fn install_functions(conn: &mut PgConnection) -> Result<(), Error> {
     drop_functions(&mut tx, &names(), Drop::Leftovers).await?;
     tx.commit().await?;
     Ok(())
+}
+
+fn or_busy(error: Error) -> Error {
+    let refused = match &error {
+        Error::Database(refused)
+        | Error::Migration(MigrateError::Execute(refused) | MigrateError::ExecuteMigration(refused, _)) => refused,
+        _ => return error,
+    };
+    if database::code(refused) == Some("55P03") { Error::Busy } else { error }
 }
 
 enum Drop {

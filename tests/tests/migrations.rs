@@ -174,6 +174,20 @@ async fn a_function_that_returned_other_columns_is_made_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_migration_does_not_queue_the_fleet_behind_somebodys_long_transaction() {
+    let database = TestDatabase::new().await;
+    let (mut reader, mut connection) = (connect(&database).await, connect(&database).await);
+    sqlx::raw_sql("begin; select count(*) from longshore.frames").execute(&mut reader).await.unwrap();
+    let refused = migrate::down(&mut connection, 9).await.unwrap_err();
+    assert!(matches!(refused, migrate::Error::Busy), "{refused}");
+    reader.close().await.unwrap();
+    assert!(!migrate::down(&mut connection, 9).await.unwrap().is_empty());
+    migrate::up(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partition_waits_for_nobody_who_reads_or_writes_attempts() {
     let database = TestDatabase::new().await;
     let mut busy = connect(&database).await;

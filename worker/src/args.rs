@@ -61,8 +61,8 @@ pub struct WorkerArgs {
     #[arg(long)]
     pub no_system_lane: bool,
 
-    /// Let the system lane prune runs that ended longer ago than this; without it nothing is pruned
-    #[arg(long, env = "LONGSHORE_PRUNE_OLDER_THAN", value_name = "DURATION", value_parser = duration, conflicts_with = "no_system_lane")]
+    /// Let the system lane prune runs that ended longer ago than this; without it, or without a system lane, this worker prunes nothing
+    #[arg(long, env = "LONGSHORE_PRUNE_OLDER_THAN", value_name = "DURATION", value_parser = duration)]
     pub prune_older_than: Option<Duration>,
 
     /// Name of this worker in logs and listings; its host name and process id where nothing is given
