@@ -11,6 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverit
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row};
 
 use crate::pacing::Pacing;
+use crate::session::Route;
 
 /// How long a caller waits for a free connection of a pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,7 +23,7 @@ pub const MAX_ATTEMPTS: u32 = 8;
 /// A connection that was idle for so long is asked whether it still answers before it is used.
 const REST: Duration = Duration::from_secs(1);
 
-/// How long it has for that.
+/// How long it has for that, where nothing but the network lies between: a pooler answers when it has a server to lend.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why there is no connection.
@@ -64,19 +65,23 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
 /// A connection is tested when it is taken only if it was idle for a second, so a busy one may fail as [`ErrorKind::Ambiguous`] after Postgres
 /// restarted.
 pub async fn pool(url: &str, max: u32) -> Result<PgPool, Error> {
-    pool_of(options(url)?, max).await
+    pool_of(options(url)?, max, Route::Direct).await
 }
 
-/// The same with these options.
-pub(crate) async fn pool_of(options: PgConnectOptions, max: u32) -> Result<PgPool, Error> {
+/// The same with these options, along this route.
+pub(crate) async fn pool_of(options: PgConnectOptions, max: u32, route: Route) -> Result<PgPool, Error> {
+    let patience = match route {
+        Route::Direct => ANSWER_TIMEOUT,
+        Route::Pooled => ACQUIRE_TIMEOUT,
+    };
     let made = PgPoolOptions::new()
         .max_connections(max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
-        .before_acquire(|connection, state| {
+        .before_acquire(move |connection, state| {
             Box::pin(async move {
                 Ok(state.idle_for < REST
-                    || matches!(tokio::time::timeout(ANSWER_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+                    || matches!(tokio::time::timeout(patience, connection.ping()).await, Ok(Ok(()))))
             })
         })
         .connect_with(options.clone())

@@ -303,7 +303,7 @@ async fn down_alone(conn: &mut PgConnection, to: i64) -> Result<Vec<i64>, Error>
     }
     execute(&mut *conn, include_str!("../sql/migrate/use_schema.sql")).await?;
     execute(&mut *conn, include_str!("../sql/migrate/lock_timeout.sql")).await?;
-    drop_functions(conn, &names(), Drop::All).await?;
+    drop_functions(conn, &names(), None).await?;
     for version in &undone {
         for migration in MIGRATIONS.iter().filter(|m| m.version == *version && m.migration_type.is_down_migration()) {
             conn.revert(migration).await?;
@@ -327,6 +327,8 @@ fn run_migrations(conn: &mut PgConnection) -> BoxFuture<'_, Result<(), MigrateEr
 
 async fn install_functions(conn: &mut PgConnection) -> Result<(), Error> {
     let mut tx = conn.begin().await?;
+    let before: Vec<String> =
+        sqlx::query_scalar(include_str!("../sql/migrate/standing.sql")).bind(names()).fetch_all(&mut *tx).await?;
     for function in FUNCTIONS {
         let mut attempt = tx.begin().await?;
         match execute(&mut attempt, function.text).await {
@@ -334,13 +336,13 @@ async fn install_functions(conn: &mut PgConnection) -> Result<(), Error> {
             // it returns other columns than it did, which needs a new function; unseen by others before all are there
             Err(error) if database::code(&error) == Some("42P13") => {
                 attempt.rollback().await?;
-                drop_functions(&mut tx, &[function.name], Drop::All).await?;
+                drop_functions(&mut tx, &[function.name], None).await?;
                 execute(&mut tx, function.text).await?;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    drop_functions(&mut tx, &names(), Drop::Leftovers).await?;
+    drop_functions(&mut tx, &names(), Some(before)).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -354,15 +356,11 @@ fn or_busy(error: Error) -> Error {
     if database::code(refused) == Some("55P03") { Error::Busy } else { error }
 }
 
-enum Drop {
-    All,
-    Leftovers,
-}
-
-async fn drop_functions(conn: &mut PgConnection, names: &[&str], which: Drop) -> Result<(), Error> {
+/// Those of `standing` that are as they were then; all where none is given.
+async fn drop_functions(conn: &mut PgConnection, names: &[&str], standing: Option<Vec<String>>) -> Result<(), Error> {
     let statements: Vec<String> = sqlx::query_scalar(include_str!("../sql/migrate/leftovers.sql"))
         .bind(names)
-        .bind(matches!(which, Drop::Leftovers))
+        .bind(standing)
         .fetch_all(&mut *conn)
         .await?;
     for statement in statements {
@@ -378,8 +376,10 @@ async fn execute(conn: &mut PgConnection, text: &str) -> Result<(), sqlx::Error>
 
 /// The migrator keeps its lock when it fails; the connection may live on.
 async fn unlock<T>(conn: &mut PgConnection, result: Result<T, Error>) -> Result<T, Error> {
+    let reset = execute(&mut *conn, include_str!("../sql/migrate/reset_lock_timeout.sql")).await;
     let unlocked = sqlx::query(include_str!("../sql/migrate/unlock.sql")).execute(conn).await;
     let value = result?;
+    reset?;
     unlocked?;
     Ok(value)
 }

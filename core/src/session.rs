@@ -67,7 +67,7 @@ impl Access {
             // poolers refuse this parameter unless they are told to ignore it, and no Postgres that we serve needs it
             Route::Pooled => options.extra_float_digits(None),
         };
-        Ok(Self::new(database::pool_of(options, max).await?, route))
+        Ok(Self::new(database::pool_of(options, max, route).await?, route))
     }
 
     /// This pool, whose connections lead along `route`.

@@ -7,8 +7,10 @@ use longshore_core::payload::Payload;
 use longshore_core::run::{self, Canceled};
 use longshore_core::session::Session;
 use longshore_core::upkeep::Settling;
+use longshore_tests::fleet::{Gate, TestHandlers, task};
 use longshore_tests::lane::{Answer, assert_nothing_left, copy_baton, dag, send_again, settle_all, until_blocked};
 use longshore_tests::{ManualLane, TestFleet};
+use longshore_worker::Slots;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -360,4 +362,23 @@ async fn a_closing_stays_while_a_step_of_it_is_being_claimed() {
     assert_nothing_left(&fleet.database).await;
     drop((connection, holder));
     fleet.database.drop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_told_however_many_older_closings_there_are() {
+    let mut fleet = TestFleet::publish([json!({"name": "w", "nodes": [task("a", "gate")]})]).await;
+    let gate = Gate::default();
+    fleet.add(fleet.worker().gate(&gate).queue("default", Slots(5))).await;
+    let run = fleet.start("w", json!({})).await;
+    gate.entered(1).await;
+    // of runs that are long gone; locked, so that they are not settled
+    let mut holder = fleet.database.pool.begin().await.unwrap();
+    let older = "insert into longshore.closed (shard, run_id) select 0, longshore.run_id_at(now() - n * interval '1 minute') from generate_series(1, 1500) n";
+    fleet.database.execute(older).await;
+    sqlx::query("select from longshore.closed for update").execute(&mut *holder).await.unwrap();
+    cancel(&fleet, run).await;
+    gate.told(1).await;
+    holder.rollback().await.unwrap();
+    fleet.until("select not exists (select from longshore.closed)").await;
+    fleet.finish().await;
 }

@@ -184,11 +184,13 @@ async fn a_finally_that_is_at_work_when_its_run_completes_hears_of_it() {
         let (gate, last) = (Gate::default(), Gate::default());
         let id = next["id"].as_str().unwrap().to_owned();
         let finally = json!({"nodes": [task("undo", "last"), next], "edges": [["undo", id]]});
-        let t = json!({"id": "t", "type": "try", "timeout": "300ms", "on_error": "continue", "retry": {"max_attempts": 1},
+        let t = json!({"id": "t", "type": "try", "timeout": "1h", "on_error": "continue", "retry": {"max_attempts": 1},
             "body": {"nodes": [work()]}, "finally": finally});
         let definition = json!({"name": "w", "nodes": [t, task("hold", "gate")], "edges": [["t", "hold"]]});
         let fleet = fleet(definition, &gate, &last).await;
         let run = fleet.start("w", json!({})).await;
+        gate.entered(1).await;
+        fleet.database.execute("update longshore.step_delayed set due_at = now() where node = -6").await;
         last.entered(1).await;
         gate.entered(2).await;
         gate.open(1);
@@ -368,7 +370,7 @@ async fn a_run_that_goes_on_after_its_finally_comes_to_it_again() {
 async fn a_run_that_begins_anew_takes_over_no_finally_of_what_it_never_did() {
     let (gate, last) = (Gate::default(), Gate::default());
     // the outer one, cut off by its time, waits for the inner one, which is held
-    let cut = json!({"timeout": "300ms", "retry": {"max_attempts": 1}, "on_error": "continue"});
+    let cut = json!({"timeout": "1h", "retry": {"max_attempts": 1}, "on_error": "continue"});
     let outer = with(tried("outer", tried("inner", work(), task("first", "last")), task("then", "echo")), cut);
     let body = json!({"nodes": [outer, task("x", "echo")], "edges": [["outer", "x"]]});
     let each = json!({"id": "each", "type": "foreach", "items": [0, 1], "body": body});
@@ -376,6 +378,8 @@ async fn a_run_that_begins_anew_takes_over_no_finally_of_what_it_never_did() {
     let fleet = fleet(json!({"name": "w", "nodes": [each, hold], "edges": [["each", "hold"]]}), &gate, &last).await;
     let holds = |run: Uuid| format!("select exists (select from longshore.step_waiting where run_id = '{run}')");
     let run = fleet.start("w", json!({})).await;
+    gate.entered(2).await;
+    fleet.database.execute("update longshore.step_delayed set due_at = now() where node = -6").await;
     last.entered(2).await;
     fleet.until(&holds(run)).await;
     let anew = fleet.enqueuer.rerun(run, "each[1]/x").await.unwrap().run_id.unwrap();

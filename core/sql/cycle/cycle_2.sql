@@ -7,7 +7,7 @@
 -- p_lane, p_cycle, p_lease   the baton that is passed; the next one is p_cycle + 1 and expires p_lease after now()
 -- p_worker   the lane's worker when the lane is not registered yet, else null
 -- p_open     the lane holds no baton: nothing to delete, p_cycle + 1 is inserted if something is claimed
--- p_look     also return what is closed at the moment
+-- p_look     also return what is closed at the moment of the runs that the lane holds
 -- p_ended, p_known   fence: the runs whose steps are ended here, and the closings of theirs the lane has already heeded
 -- j_*        arrivals at joins, one row per join, sorted by run, frame, node. j_indegree: all in-edges. j_need: 0 all in-edges and one taken;
 --            n > 0 fires at the n-th taken; -1 fires when all are resolved, whatever was taken. j_queue, j_priority, j_version: where the join
@@ -514,7 +514,7 @@ begin
         return query
             select 'x', x.run_id, null::int, x.frame, null::int, null::smallint, null::int, null::smallint, null::smallint, null::int, null::smallint,
                 x.close_id, null::timestamptz, null::smallint, null::text, null::text, null::uuid, null::text
-            from closed x where x.shard = p_shard limit 1000;
+            from closed x where x.shard = p_shard and x.run_id = any (h_run || n_run);
     end if;
 end
 $cycle_2$;

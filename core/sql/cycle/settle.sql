@@ -28,7 +28,9 @@ declare
     v_lanes bigint[];
     v_held_run uuid[];
     v_held_frame int[];
-    v_busy int[];                                                -- frames of steps that are held, or being claimed
+    v_begun_run uuid[]; v_begun int[];                           -- step jobs -11
+    v_new bigint[];
+    v_busy int[];                                                -- frames of steps that are held, or being claimed, and those around them
     v_idle bigint[];                                             -- closings of which none is
     v_idle_at int[];
     v_frames int[];                                              -- null: the whole run
@@ -47,6 +49,10 @@ begin
             return null;
         end if;
     end loop;
+    -- the step job -11 of a `finally` may be about to set its timer though that ends meanwhile: looked for where it is first, then where it goes
+    select array_agg(s.run_id), array_agg(s.frame) into v_begun_run, v_begun
+    from (select distinct t.run_id from unnest(p_runs) t (run_id)) t,
+        lateral (select s.run_id, s.frame from step_ready s where s.shard = p_shard and s.run_id = t.run_id and s.node = -11 offset 0) s;
     with l as materialized (select l.lane_id, l.run_ids, l.frames from lanes l where l.shard = p_shard)
     select coalesce((select array_agg(l.lane_id) from l), '{}'), array_agg(h.run_id), array_agg(h.frame) into v_lanes, v_held_run, v_held_frame
     from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from l) h where h.run_id = any (p_runs);
@@ -82,15 +88,6 @@ begin
             c_run := c_run || q.run_id; c_frame := c_frame || 0;
         elsif found then
             c_run := c_run || array_fill(q.run_id, array[cardinality(v_frames)]); c_frame := c_frame || v_frames;
-        end if;
-        v_busy := null;
-        if v_ended is not null then
-            -- the step job -11 of one that has ended since may be about to set its timer: looked for before that is removed, where it goes from here to there
-            select array_agg(s.frame) into v_busy from step_ready s
-            where s.shard = p_shard and s.run_id = q.run_id and s.node = -11 and s.frame = any (v_ended);
-            select v_busy || array_agg(h.frame) into v_busy
-            from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from lanes l where l.shard = p_shard) h
-            where h.run_id = q.run_id and h.frame = any (v_ended);
         end if;
         -- frames before joins, as in a cycle
         for f in
@@ -167,17 +164,26 @@ begin
             end loop;
             update closed c set bounded = true where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (v_closes) and not c.bounded;
         end if;
-        select v_busy || array_agg(s.frame) into v_busy from step_ready s
+        select array_agg(s.frame) into v_busy from step_ready s
         where s.shard = p_shard and s.run_id = q.run_id and (v_frames is null or s.frame in (select unnest(v_frames))) and s.node <> -11;
+        -- lanes that have opened since are found where they are registered: there are no batons of the past
+        select array_agg(w.lane_id) into v_new from worker_lanes w where w.shard = p_shard and w.lane_id <> all (v_lanes);
         select v_busy || array_agg(h.frame) into v_busy
-        from (select h.frame from unnest(v_held_run, v_held_frame) h (run_id, frame) where h.run_id = q.run_id
+        from (select b.frame from unnest(v_begun_run, v_begun) b (run_id, frame) where b.run_id = q.run_id and b.frame = any (v_ended)
               union all
-              select h.frame from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame
-                                   from lanes l where l.shard = p_shard and l.lane_id <> all (v_lanes)) h where h.run_id = q.run_id) h;
+              select h.frame from unnest(v_held_run, v_held_frame) h (run_id, frame) where h.run_id = q.run_id
+              union all
+              select h.frame from unnest(v_new) t (lane_id),
+                  lateral (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame
+                           from lanes l where l.shard = p_shard and l.lane_id = t.lane_id offset 0) h where h.run_id = q.run_id) h
+        where v_spared is null or h.frame <> all (v_spared);
+        -- a closing waits while such a step is in its frame, or in one below
+        select array_agg(distinct a.frame) into v_busy
+        from unnest(v_busy) b (frame),
+            lateral unnest(array[0, b.frame] || case when b.frame > 0 then coalesce(
+                (select f.path from frames f where f.shard = p_shard and f.run_id = q.run_id and f.frame = b.frame), v_closed) end) a (frame);
         select array_agg(k.close_id), array_agg(k.frame) into v_idle, v_idle_at
-        from unnest(v_closes, v_closed) k (close_id, frame)
-        where not exists (select from unnest(v_busy) h (frame)
-                          where k.frame = 0 and (v_spared is null or h.frame <> all (v_spared)) or h.frame in (select unnest(v_frames)));
+        from unnest(v_closes, v_closed) k (close_id, frame) where v_busy is null or k.frame <> all (v_busy);
         continue when v_idle is null;
         -- Below what was closed: a `finally` at work (or that was when this call began: what it leaves goes the next time), and each `try` that has not
         -- come to its own, which begins that unless there is one of these below it.

@@ -1,0 +1,2 @@
+-- What the migrator set for itself.
+reset lock_timeout
