@@ -423,10 +423,11 @@ pub(crate) async fn violations(session: &mut PgConnection) -> Result<Violations>
     }
     let mut violations = Vec::new();
     for (promise, sql) in CHECKS {
-        let broken: Vec<String> = sqlx::query_scalar(&format!("select * from ({sql}) broken limit 5"))
-            .fetch_all(&mut *session)
-            .await
-            .context(*promise)?;
+        let broken: Vec<String> =
+            sqlx::query_scalar(&format!("with broken as materialized ({sql}) select * from broken limit 5"))
+                .fetch_all(&mut *session)
+                .await
+                .context(*promise)?;
         violations.extend(broken.into_iter().map(|broken| format!("{promise}: {broken}")));
     }
     violations.extend(checks::broken_in(session).await);
