@@ -56,8 +56,7 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// The context as it was before the first of what is done anew changed it, with all that became of it until then: a run made anew of this one may begin
-/// earlier.
+/// The context as it was before the first of what is done anew changed it.
 pub(super) async fn take_over_context(
     session: &mut Session<'_>,
     (new, of): (Uuid, Uuid),
@@ -74,9 +73,8 @@ pub(super) async fn take_over_context(
     let ended = course.ended_by_frame();
     let counts = |frame: i32, node: NodeNumber| ended.get(&frame).is_some_and(|nodes| nodes.contains(&node));
     let kept: BTreeSet<i32> = course.kept.iter().copied().collect();
-    let own = |frame: i32, node: NodeNumber| if frame == 0 { new_number(node) } else { Some(node) };
     let stays = |frame: i32, node: NodeNumber| {
-        let own = own(frame, node);
+        let own = if frame == 0 { new_number(node) } else { Some(node) };
         // what was done within a block that is taken over is the block's
         let mut around = past.chain(frame).map(|around| &around.facts);
         own.is_some_and(|own| counts(frame, own))
@@ -89,16 +87,12 @@ pub(super) async fn take_over_context(
         (Some(frame), Some(node)) => stays(*frame, *node),
         _ => true,
     });
-    let stay: Vec<(i32, Option<NodeNumber>)> =
-        stay.map(|(n, frame, node)| (*n, frame.zip(*node).and_then(|(frame, node)| own(frame, node)))).collect();
-    if !stay.is_empty() {
-        let (snapshots, nodes): (Vec<i32>, Vec<Option<NodeNumber>>) = stay.into_iter().unzip();
+    if let Some((snapshot, ..)) = stay.last() {
         sqlx::query(include_str!("../../sql/rerun/copy_context.sql"))
             .bind(SHARD)
             .bind(new)
             .bind(of)
-            .bind(snapshots)
-            .bind(nodes)
+            .bind(snapshot)
             .execute(&mut *session)
             .await?;
     }
