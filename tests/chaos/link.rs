@@ -4,14 +4,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use longshore_tests::wire::message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 
 /// How the connections are troubled at the moment, and how many were.
@@ -41,11 +42,19 @@ impl Trouble {
     }
 }
 
-/// Listen here and lead every connection to the socket of Postgres, until the runtime ends. Returns the address.
-pub(crate) async fn listen(address: SocketAddr, socket: PathBuf, trouble: Arc<Trouble>) -> Result<SocketAddr> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+/// Threads of its own: those of the harness wait for the ledger's disk now and then, and the whole fleet would wait with them.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// Listen here and lead every connection to the socket of Postgres, until this process ends. Returns the address.
+pub(crate) fn listen(address: SocketAddr, socket: PathBuf, trouble: Arc<Trouble>) -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    tokio::spawn(async move {
+    if RUNTIME.get().is_none() {
+        RUNTIME.set(Builder::new_multi_thread().worker_threads(2).enable_all().build()?).ok();
+    }
+    RUNTIME.get().context("no runtime for the proxies")?.spawn(async move {
+        let Ok(listener) = TcpListener::from_std(listener) else { return };
         loop {
             let Ok((client, _)) = listener.accept().await else { continue };
             let (socket, trouble) = (socket.clone(), trouble.clone());

@@ -147,7 +147,7 @@ async fn in_folder(
         let here =
             partition.as_ref().filter(|_| number == APART).map_or([127, 0, 0, 1].into(), |partition| partition.here);
         let way = Arc::new(Trouble::default());
-        addresses.push(link::listen(SocketAddr::new(here, 0), socket.clone(), way.clone()).await?);
+        addresses.push(link::listen(SocketAddr::new(here, 0), socket.clone(), way.clone())?);
         ways.push(way);
     }
     let through = |address: SocketAddr| {

@@ -527,7 +527,7 @@ fn most(function: &str) -> (i64, i64) {
         "read_inputs" | "step_results" => (500, 2_000),
         "recover" | "promote" | "prune_runs" => (3_000, 10_000),
         // it looks at each lane of the fleet, 400 here, for each run
-        "settle" => (100_000, 40_000),
+        "settle" => (100_000, 50_000),
         // 128 of everything there is
         "cycle_2" => (9_000, 40_000),
         _ => (5_000, 25_000),

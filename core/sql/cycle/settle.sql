@@ -29,7 +29,6 @@ declare
     v_held_run uuid[];
     v_held_frame int[];
     v_begun_run uuid[]; v_begun int[];                           -- step jobs -11
-    v_new bigint[];
     v_busy int[];                                                -- frames of steps that are held, or being claimed, and those around them
     v_idle bigint[];                                             -- closings of which none is
     v_idle_at int[];
@@ -166,16 +165,13 @@ begin
         end if;
         select array_agg(s.frame) into v_busy from step_ready s
         where s.shard = p_shard and s.run_id = q.run_id and (v_frames is null or s.frame in (select unnest(v_frames))) and s.node <> -11;
-        -- lanes that have opened since are found where they are registered: there are no batons of the past
-        select array_agg(w.lane_id) into v_new from worker_lanes w where w.shard = p_shard and w.lane_id <> all (v_lanes);
         select v_busy || array_agg(h.frame) into v_busy
         from (select b.frame from unnest(v_begun_run, v_begun) b (run_id, frame) where b.run_id = q.run_id and b.frame = any (v_ended)
               union all
               select h.frame from unnest(v_held_run, v_held_frame) h (run_id, frame) where h.run_id = q.run_id
               union all
-              select h.frame from unnest(v_new) t (lane_id),
-                  lateral (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame
-                           from lanes l where l.shard = p_shard and l.lane_id = t.lane_id offset 0) h where h.run_id = q.run_id) h
+              select h.frame from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame
+                                   from lanes l where l.shard = p_shard and l.lane_id <> all (v_lanes)) h where h.run_id = q.run_id) h
         where v_spared is null or h.frame <> all (v_spared);
         -- a closing waits while such a step is in its frame, or in one below
         select array_agg(distinct a.frame) into v_busy
