@@ -3,14 +3,12 @@
 //! The classes of [`ErrorKind`] decide everything that follows a failed statement: send it again, halve the batch,
 //! or give up. A result that never arrived is `Ambiguous`: the statement may have been committed.
 
-use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions, PgSeverity};
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row};
 
-use crate::pacing::Pacing;
 use crate::session::Route;
 
 /// How long a caller waits for a free connection of a pool.
@@ -163,26 +161,6 @@ pub fn message(error: &sqlx::Error) -> String {
         sqlx::Error::Database(database) => database.message().to_owned(),
         other => other.to_string(),
     }
-}
-
-/// Runs `attempt` until it succeeds or fails for a reason that will not pass: at most 8 times, 50 ms to 5 s apart.
-/// Only for what is safe to do twice, since an ambiguous attempt is made again.
-pub async fn retry<T, A, F>(mut attempt: A) -> Result<T, sqlx::Error>
-where
-    A: FnMut() -> F,
-    F: Future<Output = Result<T, sqlx::Error>>,
-{
-    let mut pacing = Pacing::reconnect();
-    for _ in 1..MAX_ATTEMPTS {
-        match attempt().await {
-            Err(error) if matches!(kind(&error), ErrorKind::Ambiguous | ErrorKind::Retryable) => {
-                tracing::debug!(%error, "a statement is sent again");
-                tokio::time::sleep(pacing.pause()).await;
-            }
-            result => return result,
-        }
-    }
-    attempt().await
 }
 
 fn ends_session(severity: PgSeverity) -> bool {
