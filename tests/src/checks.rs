@@ -153,7 +153,8 @@ const PARKED: &str = "
     select format('run %s is paused and nobody says why', r.run_id)
     from longshore.workflow_runs r where r.state = 2 and not exists (select from longshore.pauses p where p.run_id = r.run_id)";
 
-/// The snapshots of a context have no gap, and each change is that of a completed attempt, of which there is one.
+/// The snapshots of a context have no gap, and each change is that of a completed attempt, of which there is one. What was taken over from another run is that of
+/// what ended there, and may be several of one block.
 const CONTEXTS: &str = "
     select format('run %s: %s snapshots, the last is %s, the head %s', h.run_id, count(s.n), max(s.n), h.n)
     from longshore.context_heads h
@@ -164,8 +165,8 @@ const CONTEXTS: &str = "
     from (select s.*, count(*) over (partition by s.run_id, s.frame, s.node, s.attempt) as by_attempt
           from longshore.execution_context_snapshots s where s.reason = 2) s
     left join longshore.execution_step_attempts a
-        on a.run_id = s.run_id and a.frame = s.frame and a.node = s.node and a.attempt = s.attempt and a.outcome = 1
-    where a.node is null or s.by_attempt > 1";
+        on a.run_id = s.run_id and a.frame = s.frame and a.node = s.node and a.attempt = s.attempt
+    where a.node is null or not (a.claimed_at is null and a.lane_id = 0) and (a.outcome <> 1 or s.by_attempt > 1)";
 /// No attempt started two runs; a step that completed gave what its last run gave.
 const CHILDREN: &str = "
     select format('run %s frame %s node %s attempt %s started %s runs', c.parent_run_id, c.parent_frame, c.parent_node, c.parent_attempt, count(*))

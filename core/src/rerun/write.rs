@@ -56,7 +56,8 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// The context as it was before the first of what is done anew changed it.
+/// The context as it was before the first of what is done anew changed it, with what became of it until then: a run that is made of the new one may begin earlier.
+/// What was changed within a block that has ended is the block's.
 pub(super) async fn take_over_context(
     session: &mut Session<'_>,
     (new, of): (Uuid, Uuid),
@@ -71,28 +72,47 @@ pub(super) async fn take_over_context(
             .fetch_all(&mut *session)
             .await?;
     let ended = course.ended_by_frame();
-    let counts = |frame: i32, node: NodeNumber| ended.get(&frame).is_some_and(|nodes| nodes.contains(&node));
     let kept: BTreeSet<i32> = course.kept.iter().copied().collect();
-    let stays = |frame: i32, node: NodeNumber| {
-        let own = if frame == 0 { new_number(node) } else { Some(node) };
-        // what was done within a block that is taken over is the block's
-        let mut around = past.chain(frame).map(|around| &around.facts);
-        own.is_some_and(|own| counts(frame, own))
-            || around.any(|facts| {
-                let block = if facts.parent == 0 { new_number(facts.block) } else { Some(facts.block) };
-                kept.contains(&facts.frame) || facts.whole && block.is_some_and(|block| counts(facts.parent, block))
-            })
+    let counts = |frame: i32, node: NodeNumber| {
+        let node = if frame == 0 { new_number(node)? } else { node };
+        ended.get(&frame).is_some_and(|nodes| nodes.contains(&node)).then_some((frame, node))
     };
-    let stay = changes.iter().take_while(|(_, frame, node)| match (frame, node) {
-        (Some(frame), Some(node)) => stays(*frame, *node),
-        _ => true,
-    });
-    if let Some((snapshot, ..)) = stay.last() {
+    // whose change it is in the new run, if it is one there
+    let stays = |frame: i32, node: NodeNumber| {
+        let mut around = past.chain(frame).map(|around| &around.facts);
+        counts(frame, node).or_else(|| {
+            around.find_map(|facts| match facts.whole {
+                _ if kept.contains(&facts.frame) => Some((frame, node)),
+                true => counts(facts.parent, facts.block),
+                false => None,
+            })
+        })
+    };
+    let (mut snapshots, mut whose): (Vec<i32>, Vec<Option<(i32, NodeNumber)>>) = (Vec::new(), Vec::new());
+    for (snapshot, frame, node) in changes {
+        let changed = match frame.zip(node) {
+            None => None,
+            Some((frame, node)) => match stays(frame, node) {
+                None => break,
+                changed => changed,
+            },
+        };
+        // several in a row of one block are one
+        if changed.is_some() && whose.last() == Some(&changed) {
+            snapshots.pop();
+            whose.pop();
+        }
+        snapshots.push(snapshot);
+        whose.push(changed);
+    }
+    if !snapshots.is_empty() {
         sqlx::query(include_str!("../../sql/rerun/copy_context.sql"))
             .bind(SHARD)
             .bind(new)
             .bind(of)
-            .bind(snapshot)
+            .bind(snapshots)
+            .bind(whose.iter().map(|whose| whose.map(|(frame, _)| frame)).collect::<Vec<_>>())
+            .bind(whose.iter().map(|whose| whose.map(|(_, node)| node)).collect::<Vec<_>>())
             .execute(&mut *session)
             .await?;
     }

@@ -132,6 +132,38 @@ async fn what_failed_elsewhere_goes_on_in_the_new_run() {
     fleet.finish().await;
 }
 
+/// Whatever was taken over, and how often: a run made anew begins with the context as it was at the place, and counts what comes after it once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_itself_made_anew_begins_with_the_context_of_then() {
+    let count = |id: &str, amount: i32| json!({"id": id, "type": "context", "increment": {"n": amount}});
+    let each = json!({"id": "each", "type": "while", "when": "input.pass < 3", "input": {"pass": 0}, "body": {
+        "nodes": [count("one", 10), count("two", 10), {"id": "next", "type": "set", "output": {"pass": "{{ frame.input.pass + 1 }}"}}],
+        "edges": [["one", "two"], ["two", "next"]], "output": "{{ nodes.next.output }}"}});
+    let fleet = fleet(json!({"name": "w", "context": {"n": 0}, "nodes": [count("first", 1), each, count("last", 100), failing("end", 0)],
+        "edges": [["first", "each"], ["each", "last"], ["last", "end"]], "output": "{{ run.context.n }}"}))
+    .await;
+    let (run, output) = fleet.complete("w", json!({})).await;
+    assert_eq!(output, json!(161));
+    let anew = async |of: Uuid, from: &str| {
+        let anew = fleet.enqueuer.rerun(of, from).await.unwrap().run_id.unwrap();
+        assert_eq!(fleet.ended(anew).await, ("completed".to_owned(), json!(161)), "from {from}");
+        anew
+    };
+    let late = anew(run, "end").await;
+    let within = anew(run, "each[1]/two").await;
+    for (of, places) in [
+        (late, &["last", "each", "first"][..]),
+        (anew(late, "last").await, &["end", "each"]),
+        (within, &["last", "each[2]/two", "each[1]/one", "each[0]/two", "each", "first"]),
+        (anew(within, "each[2]/one").await, &["each[1]/two", "each[0]/one", "first"]),
+    ] {
+        for from in places {
+            anew(of, from).await;
+        }
+    }
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_waits_for_its_next_attempt_has_not_failed() {
     let mut waiting = failing("f", 1);

@@ -244,6 +244,15 @@ async fn a_run_is_run_anew_from_a_node_on() {
     );
     let of: Uuid = fleet.ask("select rerun_of from longshore.workflow_runs where run_id = $1", anew).await;
     assert_eq!(of, run);
+    // one that began late is run anew from further on: its context is what it was there
+    let late = fleet.enqueuer.rerun(run, "end").await.unwrap().run_id.unwrap();
+    assert_eq!(fleet.ended(late).await.0, "completed");
+    for from in ["two", "one"] {
+        let again = fleet.enqueuer.rerun(late, from).await.unwrap().run_id.unwrap();
+        assert_eq!(fleet.ended(again).await.1, json!([2, "side", {"n": 2, "by": ["one", "two"]}]), "from {from}");
+        let changes = "select count(*) from longshore.execution_context_snapshots where run_id = $1 and reason < 3";
+        assert_eq!(fleet.ask::<i64>(changes, again).await, 3, "from {from}");
+    }
     // in another version nodes have other numbers; the new one runs
     fleet.apply(definition(true)).await;
     let done = fleet.enqueuer.rerun(run, "two").version(Version::Latest).await.unwrap();
