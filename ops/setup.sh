@@ -40,6 +40,7 @@ need_troublemakers() {
   local missing=()
   command -v pgbouncer > /dev/null || [ -e /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
   [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || missing+=(libfaketime)
+  command -v prometheus > /dev/null || missing+=(prometheus)
   [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}" || true
 }
 

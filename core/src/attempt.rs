@@ -227,7 +227,7 @@ impl Plan {
         }
         let by = (step.frame, step.node, ended.attempt(), context::text(ended.changes));
         self.batch.contexts.push(ContextWrite { run_id: step.run_id, version_id: step.version_id, by: Some(by) });
-        if ended.version.graph.has_milestones() {
+        if ended.version.graph.waits_for_context() {
             let tell = ended.step_job(0, DELIVER, StepKind::Advance);
             self.put_once(index, ended, tell);
         }

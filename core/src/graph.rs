@@ -68,7 +68,7 @@ pub struct Graph {
     input_schema: Option<(Value, Validator)>,
     /// What its runs' context begins with; none where nothing can change it.
     context: Option<Payload>,
-    milestones: bool,
+    waits_for_context: bool,
     queries: BTreeMap<String, Query>,
     closes_children: bool,
     finally: bool,
@@ -367,9 +367,9 @@ impl Graph {
         self.context.as_ref()
     }
 
-    /// True if a node of its waits for the context.
-    pub fn has_milestones(&self) -> bool {
-        self.milestones
+    /// True if a node of its waits for the context: a milestone, or a wait that takes signals by it.
+    pub fn waits_for_context(&self) -> bool {
+        self.waits_for_context
     }
 
     /// What may be asked of its runs, by name.

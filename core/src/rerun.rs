@@ -3,6 +3,7 @@
 
 mod anew;
 mod block;
+mod changes;
 mod course;
 mod go_on;
 mod past;
@@ -91,6 +92,9 @@ pub enum Error {
     /// What is on record cannot be gone through again.
     #[error("the records of the run cannot be gone through again: {0}")]
     Replay(StepError),
+    /// What was changed of the context, and is taken over, cannot be done without what is not.
+    #[error("the context cannot be taken over without what is run anew: {0}; begin with an earlier node")]
+    Context(String),
     /// The new input cannot be stored, or is not what the version demands.
     #[error("the input is refused: {0}")]
     Input(StepError),

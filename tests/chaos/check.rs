@@ -139,7 +139,7 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
                 unsent.push(*run);
                 unsent_tokens.push(token.to_string());
             }
-            Entry::Began { run, frame, node, attempt, mark, inputs, pid } => {
+            Entry::Began { run, frame, node, attempt, mark, inputs, pid, .. } => {
                 began.push((*run, *frame, node, *attempt), *mark, i64::from(*pid));
                 for input in inputs {
                     carried.push((*run, *frame, node, *attempt), *input, 0);
@@ -551,6 +551,31 @@ pub(crate) async fn restarts(session: &mut PgConnection, ledger: &[Entry]) -> Re
         seconds.extend(sqlx::query_scalar::<_, Option<f64>>(sql).bind(at).fetch_one(&mut *session).await?);
     }
     Ok(seconds)
+}
+
+/// The lanes that are registered now, each with the process that has it.
+pub(crate) async fn lanes(session: &mut PgConnection) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    let sql =
+        "select w.pid::bigint, l.lane_id from longshore.worker_lanes l join longshore.workers w using (worker_id)";
+    sqlx::query_as(sql).fetch_all(session).await
+}
+
+/// How many attempts ended in these lanes.
+pub(crate) async fn attempts_in(session: &mut PgConnection, lanes: &[i64]) -> Result<i64> {
+    let sql = "select count(*) from longshore.execution_step_attempts where lane_id = any ($1)";
+    Ok(sqlx::query_scalar(sql).bind(lanes).fetch_one(session).await?)
+}
+
+/// How many handlers began by a clock that is far ahead of the one by which their run began.
+pub(crate) fn began_ahead(ledger: &[Entry]) -> usize {
+    let ahead = |entry: &&Entry| match entry {
+        Entry::Began { run, at, .. } => {
+            let started = run.get_timestamp().and_then(|stamp| i64::try_from(stamp.to_unix().0).ok());
+            started.is_some_and(|started| at.timestamp() - started > 50 * 60)
+        }
+        _ => false,
+    };
+    ledger.iter().filter(ahead).count()
 }
 
 /// Outcomes and their codes in the tables.

@@ -34,8 +34,8 @@ impl Disk {
         self.folder.join("ballast")
     }
 
-    /// Fill it until nothing fits. True when it is full.
-    pub(crate) fn fill(&self) -> Result<bool> {
+    /// Fill it until nothing fits.
+    pub(crate) fn fill(&self) -> Result<()> {
         let mut file = File::create(self.ballast())?;
         let mut block = vec![0; 1 << 20];
         while !block.is_empty() {
@@ -44,7 +44,7 @@ impl Disk {
                 Ok(_) => {}
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Give the space back.

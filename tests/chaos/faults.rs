@@ -309,12 +309,21 @@ async fn snapshot(world: &World) -> Result<u32> {
     Ok(hits)
 }
 
+/// Postgres has no room: it says so, or has gone down for want of it.
+async fn refuses_for_space(world: &World) -> bool {
+    let Ok(mut session) = world.session().await else { return true };
+    let large = "create temporary table large as select repeat(md5(i::text), 1000) from generate_series(1, 3000) i";
+    let refused = sqlx::query(large).execute(&mut session).await.err();
+    refused.is_some_and(|error| error.as_database_error().is_none_or(|error| error.code().as_deref() == Some("53100")))
+}
+
 async fn disk(world: &World, random: &mut StdRng) -> Result<u32> {
     let disk = world.disk.as_ref().context("no disk of its own")?;
     let mut hits = 0;
     while world.pause(between(random, s(5), s(15))).await {
         let _held = world.postgres.lock().await;
-        hits += u32::from(disk.fill()?);
+        disk.fill()?;
+        hits += u32::from(refuses_for_space(world).await);
         world.pause(between(random, s(2), s(6))).await;
         disk.empty()?;
         // it may have ended for want of space, or still be going down

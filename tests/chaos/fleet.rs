@@ -1,5 +1,6 @@
 //! The worker processes under test: started, signalled and started again as a supervisor of services would, with their logs kept.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,6 +19,7 @@ use rand::seq::IteratorRandom;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 
+use crate::faults::Fault;
 use crate::ledger::{Entry, Ledger};
 
 /// How the process of one place is started.
@@ -28,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    /// The faults that are how it is started.
+    pub(crate) bears: Vec<Fault>,
 }
 
 /// One place of the fleet; always filled again.
@@ -49,6 +53,8 @@ pub(crate) struct Fleet {
     ledger: Arc<Ledger>,
     spawned: AtomicU32,
     closed: AtomicBool,
+    /// The processes that ever ran, and the faults that each bore.
+    bearers: std::sync::Mutex<Vec<(u32, Vec<Fault>)>>,
     /// Processes that ended by themselves.
     pub(crate) crashes: AtomicU32,
     /// Graceful leaves, and those of them that did not end well.
@@ -69,6 +75,7 @@ impl Fleet {
             ledger,
             spawned: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            bearers: std::sync::Mutex::default(),
             crashes: AtomicU32::new(0),
             leaves: AtomicU32::new(0),
             bad_leaves: AtomicU32::new(0),
@@ -125,9 +132,17 @@ impl Fleet {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let mut bearers = self.bearers.lock().map_err(|_| anyhow::anyhow!("a part of the harness panicked"))?;
+        bearers.extend(child.id().map(|pid| (pid, place.launch.bears.clone())));
         place.addresses.push(address);
         (place.child, place.leaving, place.frozen) = (Some(child), false, false);
         Ok(())
+    }
+
+    /// The processes that ever bore this fault.
+    pub(crate) fn bearers(&self, fault: Fault) -> Result<BTreeSet<i64>> {
+        let bearers = self.bearers.lock().map_err(|_| anyhow::anyhow!("a part of the harness panicked"))?;
+        Ok(bearers.iter().filter(|(_, bears)| bears.contains(&fault)).map(|(pid, _)| i64::from(*pid)).collect())
     }
 
     /// Kill a random worker without a word.

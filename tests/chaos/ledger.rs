@@ -29,8 +29,17 @@ pub(crate) enum Entry {
     Rerun { run: Uuid, of: Uuid, from: String },
     /// A signal was written in a transaction that was rolled back.
     Unsent { run: Uuid, token: Uuid },
-    /// A handler began, with the marks that its input carries.
-    Began { run: Uuid, frame: i32, node: String, attempt: i32, mark: Uuid, inputs: Vec<Uuid>, pid: u32 },
+    /// A handler began, with the marks that its input carries, by the clock of its process.
+    Began {
+        run: Uuid,
+        frame: i32,
+        node: String,
+        attempt: i32,
+        mark: Uuid,
+        inputs: Vec<Uuid>,
+        pid: u32,
+        at: DateTime<Utc>,
+    },
     /// The handler is about to give its output, which carries the mark.
     Gave { run: Uuid, frame: i32, node: String, attempt: i32, mark: Uuid },
     /// A worker process was killed.

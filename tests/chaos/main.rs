@@ -138,6 +138,7 @@ async fn windows(arguments: &Arguments) -> Result<bool> {
     };
     let kinds = workload::chosen(arguments.kinds.as_deref())?;
     let seeds = if arguments.seed.is_empty() { vec![rand::random::<u32>().into()] } else { arguments.seed.clone() };
+    eprintln!("seeds: {seeds:?}");
     let mut results = Vec::new();
     for faults in sets {
         for seed in &seeds {

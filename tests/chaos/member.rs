@@ -97,7 +97,8 @@ async fn work(ledger: &Ledger, does: Does, step: &Step, input: &Value) -> Result
     let (run, frame, node, attempt) = (step.run_id(), step.frame(), step.node().to_owned(), step.attempt());
     let mut inputs = Vec::new();
     marks(input, &mut inputs);
-    let began = Entry::Began { run, frame, node: node.clone(), attempt, mark, inputs, pid: std::process::id() };
+    let (pid, at) = (std::process::id(), chrono::Utc::now());
+    let began = Entry::Began { run, frame, node: node.clone(), attempt, mark, inputs, pid, at };
     ledger.append(&began).map_err(|error| Failure::retryable(error.to_string()))?;
     let mut output = json!({ "mark": mark });
     // what tells the iterations of a block apart goes on, and its passes are counted

@@ -267,23 +267,20 @@ const RULES: &[Rule] = &[
                   from longshore.execution_context_snapshots s window w as (partition by s.run_id order by s.n)) s
             left join changes c on c.run_id = s.run_id and c.frame = s.frame and c.node = s.node and c.attempt = s.attempt
             left join longshore.execution_step_attempts a on a.shard = 0 and a.run_id = s.run_id and a.frame = s.frame and a.node = s.node
-                and a.attempt = s.attempt and a.claimed_at is null and a.lane_id = 0 -- taken over, as it was there
+                and a.attempt = s.attempt and a.claimed_at is null and a.lane_id = 0 -- taken over
             where s.n <> coalesce(s.before_n + 1, 0)
                or s.reason = 1 and s.n <> 0 or s.n = 0 and s.reason <> 1
-               or s.reason = 2 and a.run_id is null and (c.run_id is null or s.by_attempt > 1
+               or s.reason = 2 and a.run_id is null and s.attempt > 0 and (c.run_id is null or s.by_attempt > 1
                   or (s.context ->> 'sum')::bigint is distinct from (s.before ->> 'sum')::bigint + c.amount
                   or s.context -> 'list' is distinct from (s.before -> 'list') || case when c.entry is null then '[]' else jsonb_build_array(c.entry) end)
-               or a.run_id is not null and not exists (
-                   select from longshore.workflow_runs r
-                   join longshore.execution_context_snapshots o on o.shard = 0 and o.run_id = r.rerun_of and o.context = s.context
-                   where r.run_id = s.run_id)
                or s.reason > 2 and s.context is distinct from s.before",
         damage: &[
             "delete from longshore.execution_context_snapshots where (run_id, n) = (select run_id, n from longshore.execution_context_snapshots where reason = 2 and n > 1 limit 1)",
             "update longshore.execution_context_snapshots set attempt = attempt + 1
              where (run_id, n) = (select run_id, n from longshore.execution_context_snapshots where reason = 2 limit 1)",
             "update longshore.execution_context_snapshots set context = jsonb_set(context, '{sum}', '-1')
-             where (run_id, n) = (select run_id, n from longshore.execution_context_snapshots where reason = 2 and n > 1 limit 1)",
+             where (run_id, n) = (select run_id, n from longshore.execution_context_snapshots join longshore.workflow_runs r using (run_id)
+                where reason = 2 and n > 1 and r.rerun_of is null limit 1)",
         ],
     },
     Rule {

@@ -1,6 +1,6 @@
 //! One window: set everything up, do the faults, let the fleet settle, drain it, and check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +23,7 @@ use crate::check::{self, Violations};
 use crate::disk::Disk;
 use crate::faults::{self, Fault, POISON, World};
 use crate::fleet::{Fleet, Launch};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Entry, Ledger};
 use crate::link::{self, Trouble};
 use crate::load::{self, Load};
 use crate::partition::Partition;
@@ -196,7 +196,7 @@ async fn in_folder(
     side.spawn(load::enqueue(load.clone(), settings.seed, Mutex::new(asked)));
     load::fill(&load, settings.backlog).await?;
     let began = chrono::Utc::now();
-    let (hits, settled_after, mut violations) =
+    let (mut hits, lanes, settled_after, mut violations) =
         trouble_and_settle(settings, &world, &load, prometheus.as_ref()).await?;
     if settled_after.is_none() {
         violations.push("the fleet did not settle".to_owned());
@@ -233,12 +233,20 @@ async fn in_folder(
     rules::load(session).await?;
     let (broken, damages) = rules::violations(session).await?;
     violations.extend(broken);
+    borne(settings, &fleet, &lanes, &entries, session, &mut hits).await?;
     violations.extend(nothing_hit(settings, &hits));
     let report = longshore_core::doctor::examine(session).await?;
     if !report.is_clean() {
         violations.push(format!("the doctor: {report}"));
     }
     let figures = check::figures(session).await?;
+    let bad = fleet.bad_leaves.load(Ordering::Relaxed);
+    if settings.faults == [Fault::Restart] && (bad > 0 || figures.lost > 0) {
+        violations.push(format!(
+            "of workers that were told to leave {bad} did not end well, {} attempts were lost",
+            figures.lost
+        ));
+    }
     let steps_per_s = check::rate(session, began, settings.seconds).await?;
     Ok(Outcome {
         faults: settings.faults.iter().map(|fault| fault.name()).collect(),
@@ -293,6 +301,7 @@ async fn priorities(
         program: std::env::current_exe()?,
         arguments: words.map(str::to_owned).to_vec(),
         environment: vec![("LONGSHORE_DATABASE_URL".to_owned(), url.to_owned())],
+        bears: Vec::new(),
     };
     // a fleet numbers its workers: the logs of the other stay
     let own = folder.join("priorities");
@@ -331,7 +340,7 @@ fn launches(
             arguments.push("--no-system-lane".to_owned());
         }
         let mut prefix = Vec::new();
-        let mut program = me.clone();
+        let (mut program, mut bears) = (me.clone(), Vec::new());
         match number {
             0 if settings.has(Fault::Clock) => environment.extend([
                 ("LD_PRELOAD".to_owned(), FAKETIME.to_owned()),
@@ -347,15 +356,18 @@ fn launches(
             _ if settings.faults == [Fault::Pgbouncer] || number == 3 % settings.workers && pooled.is_some() => {
                 pooled.unwrap_or_default().clone_into(&mut environment[0].1);
                 arguments.push("--pooled".to_owned());
+                bears.push(Fault::Pgbouncer);
             }
             2 | 3 if settings.has(Fault::Pool) => {
                 arguments.extend(["--connections".to_owned(), (number - 1).to_string()]);
+                bears.push(Fault::Pool);
             }
             _ => {}
         }
         let old = settings.old_worker.as_ref().filter(|_| settings.has(Fault::Old) && number == 4 % settings.workers);
         if let Some(old) = old {
             program.clone_from(old);
+            bears.push(Fault::Old);
         } else {
             let (books, queue) = (books.to_string_lossy().into_owned(), format!("{QUEUE}={SLOTS}"));
             let words = ["member".to_owned(), "--ledger".to_owned(), books, "--queue".to_owned(), queue];
@@ -365,19 +377,19 @@ fn launches(
             let words = ["prlimit".to_owned(), format!("--as={}", 3_u64 << 30)];
             prefix.extend(words);
         }
-        launches.push(Launch { prefix, program, arguments, environment });
+        launches.push(Launch { prefix, program, arguments, environment, bears });
     }
     Ok(launches)
 }
 
-/// The faults, and then the quiet after them. Returns what each hit, how long the fleet took to settle (none when it did not), and what
-/// a look meanwhile found that no moment may show.
+/// The faults, and then the quiet after them. Returns what each hit, the lanes that were seen with their processes, how long the fleet took to settle (none when
+/// it did not), and what a look meanwhile found that no moment may show.
 async fn trouble_and_settle(
     settings: &Settings,
     world: &Arc<World>,
     load: &Arc<Load>,
     prometheus: Option<&Prometheus>,
-) -> Result<(BTreeMap<String, u32>, Option<f64>, Violations)> {
+) -> Result<(BTreeMap<String, u32>, BTreeSet<(i64, i64)>, Option<f64>, Violations)> {
     let faults = futures::future::try_join_all(settings.faults.iter().map(|fault| async move {
         Ok::<_, anyhow::Error>((fault.name(), faults::run(*fault, world, settings.seed).await?))
     }));
@@ -387,25 +399,27 @@ async fn trouble_and_settle(
     };
     let window = async {
         let until = Instant::now() + Duration::from_secs(settings.seconds);
-        let mut missed = Violations::new();
+        let (mut missed, mut lanes) = (Violations::new(), BTreeSet::new());
         while Instant::now() < until {
             watch().await?;
             // whatever Postgres says in time; it may be stopped
             let look = async {
                 let session = &mut world.session().await?;
                 let unheard = check::unheard(session).await?;
-                Ok::<_, sqlx::Error>([unheard, rules::parked(session).await?].concat())
+                let found = [unheard, rules::parked(session).await?].concat();
+                Ok::<_, sqlx::Error>((found, check::lanes(session).await?))
             };
-            if let Ok(Ok(found)) = tokio::time::timeout(LOOK, look).await {
+            if let Ok(Ok((found, seen))) = tokio::time::timeout(LOOK, look).await {
                 missed.extend(found);
+                lanes.extend(seen);
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         load.over.store(true, Ordering::SeqCst);
         world.over.store(true, Ordering::SeqCst);
-        Ok(missed)
+        Ok((missed, lanes))
     };
-    let (hits, missed) = tokio::try_join!(faults, window)?;
+    let (hits, (missed, lanes)) = tokio::try_join!(faults, window)?;
     let mut hits: BTreeMap<String, u32> = hits.into_iter().collect();
     world.start_postgres().await?;
     let quiet = Instant::now();
@@ -426,20 +440,31 @@ async fn trouble_and_settle(
     }
     // two scrapes more, so that the last figures are told
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    counted(settings, world, &mut hits);
-    Ok((hits, settled, missed))
-}
-
-/// What the faults hit that are how the fleet was started.
-fn counted(settings: &Settings, world: &World, hits: &mut BTreeMap<String, u32>) {
-    for (fault, hit) in [(Fault::Clock, 1), (Fault::Pool, 1), (Fault::Pgbouncer, 1), (Fault::Old, 1)] {
-        if settings.has(fault) {
-            hits.insert(fault.name(), hit);
-        }
-    }
     if settings.has(Fault::Restart) {
         hits.insert(Fault::Restart.name(), world.fleet.leaves.load(Ordering::Relaxed));
     }
+    Ok((hits, lanes, settled, missed))
+}
+
+/// What the faults hit that are how workers are started: the attempts of these; of a clock that is off, those whose handlers began by it.
+async fn borne(
+    settings: &Settings,
+    fleet: &Fleet,
+    lanes: &BTreeSet<(i64, i64)>,
+    entries: &[Entry],
+    session: &mut sqlx::PgConnection,
+    hits: &mut BTreeMap<String, u32>,
+) -> Result<()> {
+    for fault in [Fault::Pool, Fault::Pgbouncer, Fault::Old].into_iter().filter(|fault| settings.has(*fault)) {
+        let bearers = fleet.bearers(fault)?;
+        let theirs: Vec<i64> = lanes.iter().filter(|(pid, _)| bearers.contains(pid)).map(|(_, lane)| *lane).collect();
+        let attempts = check::attempts_in(session, &theirs).await?;
+        hits.insert(fault.name(), u32::try_from(attempts).unwrap_or(u32::MAX));
+    }
+    if settings.has(Fault::Clock) {
+        hits.insert(Fault::Clock.name(), u32::try_from(check::began_ahead(entries)).unwrap_or(u32::MAX));
+    }
+    Ok(())
 }
 
 /// Whether figures of a process may be missing from what Prometheus last saw.

@@ -1,4 +1,4 @@
-//! What the fleet works on: small workflows with every kind of edge, join and block, and what must have become of each node when their runs end.
+//! What the fleet works on: small workflows of many kinds of nodes, edges, joins and blocks, and what must have become of each node when their runs end.
 
 mod children;
 mod memory;

@@ -166,7 +166,8 @@ const CONTEXTS: &str = "
           from longshore.execution_context_snapshots s where s.reason = 2) s
     left join longshore.execution_step_attempts a
         on a.run_id = s.run_id and a.frame = s.frame and a.node = s.node and a.attempt = s.attempt
-    where a.node is null or not (a.claimed_at is null and a.lane_id = 0) and (a.outcome <> 1 or s.by_attempt > 1)";
+    left join longshore.workflow_runs r on r.run_id = s.run_id
+    where a.node is null and not (s.attempt = 0 and r.rerun_of is not null) or not (a.claimed_at is null and a.lane_id = 0) and (a.outcome <> 1 or s.by_attempt > 1)";
 /// No attempt started two runs; a step that completed gave what its last run gave.
 const CHILDREN: &str = "
     select format('run %s frame %s node %s attempt %s started %s runs', c.parent_run_id, c.parent_frame, c.parent_node, c.parent_attempt, count(*))

@@ -121,6 +121,23 @@ async fn a_signal_that_does_not_match_stays_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_takes_signals_by_the_context_looks_again_when_that_changes() {
+    let fleet = fleet(json!({"name": "w", "context": {"open": 0}, "nodes": [
+        {"id": "hold", "type": "wait", "signal": "open"}, {"id": "change", "type": "context", "increment": {"open": 1}},
+        {"id": "w", "type": "wait", "signal": "go", "match": "run.context.open == signal.payload"}],
+        "edges": [["hold", "change"]], "output": "{{ nodes.w.output.payload }}"}))
+    .await;
+    let run = fleet.start("w", json!({})).await;
+    until_waiting(&fleet, run, 2).await;
+    fleet.enqueuer.signal(run, "go", &1).await.unwrap();
+    fleet.until("select not exists (select from longshore.step_ready)").await;
+    until_waiting(&fleet, run, 2).await;
+    fleet.enqueuer.signal(run, "open", &json!({})).await.unwrap();
+    assert_eq!(fleet.ended(run).await, ("completed".to_owned(), json!(1)));
+    fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_of_several_signals_is_taken() {
     let several = wait("a", json!({"signals": ["yes", "no-{{ run.input.n }}"]}));
     let fleet = fleet(workflow(several)).await;

@@ -252,8 +252,8 @@ begin
                     on conflict (shard, run_id, n) do nothing;
                 end if;
                 -- a statement of its own: it sees what the one above waited for
-                insert into execution_context_snapshots (shard, run_id, n, reason, frame, node, attempt, context)
-                select p_shard, q.run, v_n, 2, q.frame, q.node, q.attempt, longshore.change_context(s.context, q.changes::jsonb)
+                insert into execution_context_snapshots (shard, run_id, n, reason, frame, node, attempt, context, changes)
+                select p_shard, q.run, v_n, 2, q.frame, q.node, q.attempt, longshore.change_context(s.context, q.changes::jsonb), q.changes::jsonb
                 from execution_context_snapshots s where s.shard = p_shard and s.run_id = q.run and s.n = v_n - 1;
             end loop;
 

@@ -28,7 +28,10 @@ pub(super) fn graph(definition: &Definition, checked: Checked) -> Graph {
     let context = definition.context.as_ref().map(|context| Payload::of(context).unwrap_or_default());
     Graph {
         context: context.or_else(|| changes.then(|| Payload::trusted("{}".into()))),
-        milestones: made.nodes.iter().any(|node| matches!(node.kind, NodeKind::Wait(WaitKind::Milestone))),
+        waits_for_context: made
+            .nodes
+            .iter()
+            .any(|node| matches!(node.kind, NodeKind::Wait(_)) && node.needs.run_context),
         queries,
         finally: made.nodes.iter().filter_map(Node::block).any(Block::has_finally),
         closes_children: made.nodes.iter().filter_map(Node::subflow).any(detached),

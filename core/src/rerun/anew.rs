@@ -1,10 +1,12 @@
 //! Making a new run that takes over from another, and, where it begins within a child run, a new child that takes over from that one.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use uuid::Uuid;
 
-use super::course::{Call, From, Plotter};
+use super::changes::{self, Taken};
+use super::course::{Call, From, Plotter, downstream};
 use super::past::Past;
 use super::place::Place;
 use super::{Error, Plan, Rerun, RunRow, Version, end, load, of_child, plot, run_row, told, values, write};
@@ -90,7 +92,7 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Aw
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let mut renumbered = newer.is_some().then(|| past.renumbered(new_number));
     let decided = renumbered.as_mut().unwrap_or(&mut past);
-    decided.read_contexts(session, of, &version.graph).await?;
+    decided.read_then(session, of, version).await?;
     let plotter = Plotter { graph: &version.graph, past: renumbered.as_ref().unwrap_or(&past), anew: true };
     let mut course = plot(plotter, &values, Some(From::place(&place)))?;
     sqlx::query(include_str!("../../sql/rerun/insert_run.sql"))
@@ -106,7 +108,10 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Aw
         .await?;
     write::take_over(session, (new_id, of), &course, &past, old_number).await?;
     if version.graph.context().is_some() {
-        write::take_over_context(session, (new_id, of), &course, &past, new_number).await?;
+        let from = From::place(&place).first().and_then(old_number);
+        let gone = from.map_or_else(BTreeSet::new, |from| downstream(&old.graph, 0, Some(from)));
+        let taken = Taken { course: &course, past: &past, graph: &old.graph, new_number, gone: &gone };
+        changes::take_over(session, (new_id, of), &taken).await?;
     }
     write::go_on(session, new_id, &run, version, &course).await?;
     let mut queues = write::queues(version, &course);

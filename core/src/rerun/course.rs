@@ -136,7 +136,7 @@ impl<'a> From<'a> {
     }
 
     /// The node from which on this graph is run anew; none: all of it is.
-    fn first(self) -> Option<NodeNumber> {
+    pub(super) fn first(self) -> Option<NodeNumber> {
         self.within.first().map(|at| at.block).or(self.node)
     }
 }
@@ -167,19 +167,19 @@ impl Plotter<'_> {
     pub(super) fn body(&self, instance: Instance<'_>, from: Option<From<'_>>) -> Result<Stand, Error> {
         let Self { graph, past, .. } = *self;
         let Instance { frame, body, prefix, .. } = instance;
-        let gone = from.map(|from| self.downstream(body, from.first()));
+        let gone = from.map(|from| downstream(graph, body, from.first()));
         let kept = |node: NodeNumber| match &gone {
             Some(gone) => node >= 0 && !gone.contains(&node),
             None => true,
         };
         let mut values = instance.values.clone();
         values.results.retain(|node, _| *node >= 0);
-        let mut contexts = BTreeMap::new();
+        let mut then = BTreeMap::new();
         for (node, record) in past.records(frame).filter(|(node, _)| kept(*node)) {
             values.results.extend(record.result.clone().map(|result| (node, result)));
-            contexts.extend(record.context.clone().map(|context| (node, context)));
+            then.extend(record.then.clone().map(|then| (node, then)));
         }
-        let standing = replay(graph, body, &values, &contexts).map_err(Error::Replay)?;
+        let standing = replay(graph, body, &values, &then).map_err(Error::Replay)?;
 
         let mut course = Course::default();
         self.tell(&mut course.told, instance, &standing);
@@ -273,21 +273,20 @@ impl Plotter<'_> {
         let own = graph.nodes().iter().filter(|node| node.body == body && !decided(node.number));
         told.later.extend(own.map(|node| name(node.number)));
     }
+}
 
-    /// The node and all that comes after it in its body; all of the body if it is none.
-    fn downstream(&self, body: BodyNumber, from: Option<NodeNumber>) -> BTreeSet<NodeNumber> {
-        let graph = self.graph;
-        let Some(from) = from else {
-            return graph.nodes().iter().filter(|node| node.body == body).map(|node| node.number).collect();
-        };
-        let (mut open, mut found) = (vec![from], BTreeSet::from([END]));
-        while let Some(node) = open.pop() {
-            if found.insert(node) {
-                open.extend(graph.edges().iter().filter(|edge| edge.from == node).map(|edge| edge.to));
-            }
+/// The node and all that comes after it in its body; all of the body if it is none.
+pub(super) fn downstream(graph: &Graph, body: BodyNumber, from: Option<NodeNumber>) -> BTreeSet<NodeNumber> {
+    let Some(from) = from else {
+        return graph.nodes().iter().filter(|node| node.body == body).map(|node| node.number).collect();
+    };
+    let (mut open, mut found) = (vec![from], BTreeSet::from([END]));
+    while let Some(node) = open.pop() {
+        if found.insert(node) {
+            open.extend(graph.edges().iter().filter(|edge| edge.from == node).map(|edge| edge.to));
         }
-        found
     }
+    found
 }
 
 impl Course {
@@ -309,15 +308,6 @@ impl Course {
     /// Whether it would leave what it is of without anything to do.
     pub(super) fn runs_nothing(&self) -> bool {
         self.jobs.is_empty() && self.calls.is_empty()
-    }
-
-    /// A frame's records that count, by its nodes.
-    pub(super) fn ended_by_frame(&self) -> BTreeMap<i32, BTreeSet<NodeNumber>> {
-        let mut ended: BTreeMap<i32, BTreeSet<NodeNumber>> = BTreeMap::new();
-        for (frame, node) in &self.ended {
-            ended.entry(*frame).or_default().insert(*node);
-        }
-        ended
     }
 }
 

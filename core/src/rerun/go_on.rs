@@ -51,7 +51,7 @@ async fn go_on(session: &mut Session<'_>, run_id: Uuid, awaited: bool) -> Result
     }
     let version = load(session, run.version_id, &run.workflow).await?;
     let mut past = Past::read(session, run_id, &[]).await?;
-    past.read_contexts(session, run_id, &version.graph).await?;
+    past.read_then(session, run_id, &version).await?;
     let values = values(session, run_id, &run, &version, &run.input, run_id).await?;
     version.graph.check_input(&values.run.input).map_err(Error::Input)?;
     let mut course = plot(Plotter { graph: &version.graph, past: &past, anew: false }, &values, None)?;

@@ -1,6 +1,7 @@
 //! What a run has on record: its frames, and how the nodes of those ended that may go on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use sqlx::Row;
 use uuid::Uuid;
@@ -8,19 +9,21 @@ use uuid::Uuid;
 use super::Error;
 use super::place::At;
 use crate::error::StepError;
-use crate::graph::{Bounds, FrameFacts, Graph, NodeNumber, NodeResult};
+use crate::graph::{Bounds, FrameFacts, Node, NodeNumber, NodeResult, RunFacts};
 use crate::payload::Payload;
 use crate::queue::SHARD;
 use crate::session::Session;
 use crate::state::{Outcome, RunState};
+use crate::successor::replay::Then;
+use crate::workflow::LoadedVersion;
 
 /// How a node ended, and how often it was tried.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) attempt: i32,
     pub(super) result: Option<NodeResult>,
-    /// The run's context as the attempt saw it, where what follows the node reads it.
-    pub(super) context: Option<Payload>,
+    /// By what it was decided what follows the node, where that is decided by anything.
+    pub(super) then: Option<Then>,
 }
 
 /// An instance of a block, or of a body, as it stands in the tables.
@@ -115,7 +118,7 @@ impl Past {
         let mut around = 0;
         for at in to {
             let Some(whole) = self.whole(around, at.block).map(|whole| whole.facts.frame) else { break };
-            around = self.body(whole, at.iteration).unwrap_or(whole);
+            around = self.body(whole, at.iteration).map_or(whole, |body| body.facts.frame);
             open.extend([whole, around]);
         }
         let open: Vec<i32> = open.into_iter().collect();
@@ -141,19 +144,25 @@ impl Past {
                 Ok(Outcome::Failed) => error.map(|error| NodeResult::Failed(Payload::trusted(error.into()))),
                 _ => None,
             };
-            self.records.entry(frame).or_default().insert(node, Record { attempt, result, context: None });
+            self.records.entry(frame).or_default().insert(node, Record { attempt, result, then: None });
         }
         Ok(())
     }
 
-    /// Read the contexts by which it was decided what follows these nodes, which may be others now: a step reads it when it begins.
-    pub(super) async fn read_contexts(
+    /// Read by what it was decided what follows these nodes: the context may be another now, and a new run has a key and an input of its own.
+    pub(super) async fn read_then(
         &mut self,
         session: &mut Session<'_>,
         run_id: Uuid,
-        graph: &Graph,
+        version: &LoadedVersion,
     ) -> Result<(), Error> {
-        let reads = |node: NodeNumber| graph.node(node).filter(|node| node.needs().run_context);
+        let graph = &version.graph;
+        let conditional: BTreeSet<NodeNumber> =
+            graph.edges().iter().filter(|edge| edge.when().is_some()).map(|edge| edge.from).collect();
+        let reads = |node: NodeNumber| {
+            let decides = |node: &&Node| conditional.contains(&node.number) || node.needs().run_context;
+            graph.node(node).filter(decides)
+        };
         let (mut frames, mut ids, mut decided) = (Vec::new(), Vec::new(), Vec::new());
         for (frame, records) in &mut self.records {
             for (node, record) in records.iter_mut().filter_map(|(node, record)| Some((reads(*node)?, record))) {
@@ -165,18 +174,23 @@ impl Past {
         if decided.is_empty() {
             return Ok(());
         }
-        let rows: Vec<(Vec<i64>, String)> = sqlx::query_as(include_str!("../../sql/rerun/contexts.sql"))
-            .bind(SHARD)
-            .bind(run_id)
-            .bind(frames)
-            .bind(ids)
-            .fetch_all(&mut *session)
-            .await?;
-        for (places, context) in rows {
-            let context = Payload::trusted(context.into());
-            for place in places {
+        let rows = sqlx::query(include_str!("../../sql/rerun/decided.sql")).bind(SHARD).bind(run_id);
+        for row in rows.bind(frames).bind(ids).fetch_all(&mut *session).await? {
+            let payload = |column: &str| row.try_get(column).map(|text: &str| Payload::trusted(text.into()));
+            let facts = RunFacts {
+                run_id: row.try_get("run_id")?,
+                workflow: version.workflow.clone(),
+                version: row.try_get("version")?,
+                key: row.try_get("key")?,
+                parent: row.try_get("parent")?,
+                input: payload("input")?,
+                mocks: None,
+            };
+            let context = graph.context().map(|_| payload("context")).transpose()?;
+            let then = Then { run: Arc::new(facts), context };
+            for place in row.try_get::<Vec<i64>, _>("places")? {
                 let record = usize::try_from(place - 1).ok().and_then(|place| decided.get_mut(place));
-                record.into_iter().for_each(|record| record.context = Some(context.clone()));
+                record.into_iter().for_each(|record| record.then = Some(then.clone()));
             }
         }
         Ok(())
@@ -210,8 +224,19 @@ impl Past {
         bodies.filter_map(|(_, frame)| self.frames.get(frame)).collect()
     }
 
-    fn body(&self, whole: i32, iteration: i32) -> Option<i32> {
-        self.bodies.get(&whole)?.get(&iteration).copied()
+    /// The newest body of a block's instance for an iteration.
+    pub(super) fn body(&self, whole: i32, iteration: i32) -> Option<&Frame> {
+        self.frames.get(self.bodies.get(&whole)?.get(&iteration)?)
+    }
+
+    /// A frame.
+    pub(super) fn frame(&self, frame: i32) -> Option<&Frame> {
+        self.frames.get(&frame)
+    }
+
+    /// The newest instances of a block, wherever it stands.
+    pub(super) fn wholes_of(&self, block: NodeNumber) -> impl Iterator<Item = i32> {
+        self.wholes.iter().filter(move |((_, of), _)| *of == block).map(|(_, frame)| *frame)
     }
 
     /// The run that the last attempt of a step waited for, of those that waited for one.

@@ -56,69 +56,6 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// The context as it was before the first of what is done anew changed it, with what became of it until then: a run that is made of the new one may begin earlier.
-/// What was changed within a block that has ended is the block's.
-pub(super) async fn take_over_context(
-    session: &mut Session<'_>,
-    (new, of): (Uuid, Uuid),
-    course: &Course,
-    past: &Past,
-    new_number: impl Fn(NodeNumber) -> Option<NodeNumber>,
-) -> Result<(), Error> {
-    let changes: Vec<(i32, Option<i32>, Option<NodeNumber>)> =
-        sqlx::query_as(include_str!("../../sql/rerun/context_changes.sql"))
-            .bind(SHARD)
-            .bind(of)
-            .fetch_all(&mut *session)
-            .await?;
-    let ended = course.ended_by_frame();
-    let kept: BTreeSet<i32> = course.kept.iter().copied().collect();
-    let counts = |frame: i32, node: NodeNumber| {
-        let node = if frame == 0 { new_number(node)? } else { node };
-        ended.get(&frame).is_some_and(|nodes| nodes.contains(&node)).then_some((frame, node))
-    };
-    // whose change it is in the new run, if it is one there
-    let stays = |frame: i32, node: NodeNumber| {
-        let mut around = past.chain(frame).map(|around| &around.facts);
-        counts(frame, node).or_else(|| {
-            around.find_map(|facts| match facts.whole {
-                _ if kept.contains(&facts.frame) => Some((frame, node)),
-                true => counts(facts.parent, facts.block),
-                false => None,
-            })
-        })
-    };
-    let (mut snapshots, mut whose): (Vec<i32>, Vec<Option<(i32, NodeNumber)>>) = (Vec::new(), Vec::new());
-    for (snapshot, frame, node) in changes {
-        let changed = match frame.zip(node) {
-            None => None,
-            Some((frame, node)) => match stays(frame, node) {
-                None => break,
-                changed => changed,
-            },
-        };
-        // several in a row of one block are one
-        if changed.is_some() && whose.last() == Some(&changed) {
-            snapshots.pop();
-            whose.pop();
-        }
-        snapshots.push(snapshot);
-        whose.push(changed);
-    }
-    if !snapshots.is_empty() {
-        sqlx::query(include_str!("../../sql/rerun/copy_context.sql"))
-            .bind(SHARD)
-            .bind(new)
-            .bind(of)
-            .bind(snapshots)
-            .bind(whose.iter().map(|whose| whose.map(|(frame, _)| frame)).collect::<Vec<_>>())
-            .bind(whose.iter().map(|whose| whose.map(|(_, node)| node)).collect::<Vec<_>>())
-            .execute(&mut *session)
-            .await?;
-    }
-    Ok(())
-}
-
 /// The step jobs, counts, skips and frames of where a run goes on.
 pub(super) async fn go_on(
     session: &mut Session<'_>,

@@ -1,11 +1,13 @@
 //! Where an instance of a graph stands (a run's own, or a body of a block), from how its nodes ended: what the engine would have enqueued and counted by
 //! then. Pure; a block is one node here: what goes on within it is `rerun`'s to say.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Arrival, BodyEnd, Consequences, Ending, Skip, TOO_FEW, successor};
 use crate::error::StepError;
-use crate::graph::{BodyNumber, END, GivesUp, Graph, Join, NodeNumber, NodeResult, START, Values};
+use crate::graph::{BodyNumber, END, GivesUp, Graph, Join, NodeNumber, NodeResult, RunFacts, START, Values};
 use crate::payload::Payload;
 
 /// Where an instance of a graph stands.
@@ -23,11 +25,20 @@ pub(crate) struct Standing {
     pub done: bool,
 }
 
+/// By what it was decided what follows a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Then {
+    /// The run in which it was.
+    pub run: Arc<RunFacts>,
+    /// That run's context.
+    pub context: Option<Payload>,
+}
+
 struct Replay<'g> {
     graph: &'g Graph,
     body: BodyNumber,
     values: &'g Values,
-    contexts: &'g BTreeMap<NodeNumber, Payload>,
+    then: &'g BTreeMap<NodeNumber, Then>,
     standing: Standing,
     joins: BTreeMap<NodeNumber, Arrival>,
     /// Nodes whose turn it is.
@@ -35,17 +46,16 @@ struct Replay<'g> {
 }
 
 /// Where an instance of this graph stands whose nodes ended as `values.results` says. A node that failed and whose failure nothing takes is to run again.
-/// `contexts`: the run's context by which it was decided what follows a node, where that may be another than the one in `values`.
+/// `then`: by what it was decided what follows a node, where that may be other than what is in `values`.
 /// `Err`: a condition cannot be evaluated, though it was once.
 pub(crate) fn replay(
     graph: &Graph,
     body: BodyNumber,
     values: &Values,
-    contexts: &BTreeMap<NodeNumber, Payload>,
+    then: &BTreeMap<NodeNumber, Then>,
 ) -> Result<Standing, StepError> {
     let open = graph.body(body).map_or(&[][..], |body| body.entries()).to_vec();
-    let mut replay =
-        Replay { graph, body, values, contexts, standing: Standing::default(), joins: BTreeMap::new(), open };
+    let mut replay = Replay { graph, body, values, then, standing: Standing::default(), joins: BTreeMap::new(), open };
     if body == 0 && graph.first_node() == START {
         replay.standing.ended.insert(START);
     }
@@ -73,7 +83,7 @@ impl Replay<'_> {
             Some(NodeResult::Completed(output)) => Some(self.after(node, Ending::Completed(output))?),
             Some(NodeResult::Failed(error)) => {
                 let error = StepError::from_payload(error);
-                match self.graph.gives_up(node, &error, self.values) {
+                match self.graph.gives_up(node, &error, &self.values_of(node)) {
                     Ok(GivesUp::Skips) => Some(self.after(node, Ending::Skipped)?),
                     // a fallback that cannot be evaluated is why it gave up
                     Ok(GivesUp::Up) | Err(_) => {
@@ -96,9 +106,13 @@ impl Replay<'_> {
     }
 
     fn after(&self, node: NodeNumber, ending: Ending<'_>) -> Result<Consequences, StepError> {
-        let Some(context) = self.contexts.get(&node) else { return successor(self.graph, node, ending, self.values) };
-        let then = Values { context: Some(context.clone()), ..self.values.clone() };
-        successor(self.graph, node, ending, &then)
+        successor(self.graph, node, ending, &self.values_of(node))
+    }
+
+    fn values_of(&self, node: NodeNumber) -> Cow<'_, Values> {
+        self.then.get(&node).map_or(Cow::Borrowed(self.values), |Then { run, context }| {
+            Cow::Owned(Values { run: run.clone(), context: context.clone(), ..self.values.clone() })
+        })
     }
 
     fn apply(&mut self, next: Consequences) -> Result<(), StepError> {

@@ -164,6 +164,86 @@ async fn a_run_that_was_itself_made_anew_begins_with_the_context_of_then() {
     fleet.finish().await;
 }
 
+/// What stays was changed once, whatever is done anew before it, and what nobody does again is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_is_taken_over_without_the_changes_of_what_is_done_anew() {
+    let count =
+        |id: &str, amount: i32| json!({"id": id, "type": "context", "increment": {"n": amount}, "append": {"by": id}});
+    let fleet = fleet(json!({"name": "none", "nodes": [failing("a", 0)]})).await;
+    let anew = async |of: Uuid, from: &str, version: Version| {
+        let anew = fleet.enqueuer.rerun(of, from).version(version).await.unwrap().run_id.unwrap();
+        let (state, output) = fleet.ended(anew).await;
+        assert_eq!(state, "completed", "from {from}: {output}");
+        (anew, output)
+    };
+    let own = Version::Number(1);
+    let output = "{{ run.context.n }}";
+    // items beside each other; a rerun of one of them leaves the others' changes
+    let body = json!({"nodes": [count("one", 1), count("two", 10)], "edges": [["one", "two"]]});
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1, 2], "concurrency": 1, "body": body});
+    fleet.apply(json!({"name": "each", "context": {"n": 0}, "nodes": [each, count("last", 100)], "edges": [["each", "last"]], "output": output})).await;
+    let (run, given) = fleet.complete("each", json!({})).await;
+    assert_eq!(given, json!(133));
+    for from in ["each[0]/one", "each[1]/two", "each[2]/one", "each", "last"] {
+        let (again, given) = anew(run, from, own).await;
+        assert_eq!(given, json!(133), "from {from}");
+        for from in ["last", "each"] {
+            assert_eq!(anew(again, from, own).await.1, json!(133), "from {from}");
+        }
+    }
+    // passes that are forgotten
+    let body = json!({"nodes": [count("one", 1), {"id": "next", "type": "set", "output": "{{ frame.input + 1 }}"}], "edges": [["one", "next"]], "output": "{{ nodes.next.output }}"});
+    let again = json!({"id": "again", "type": "while", "when": "input < 5", "input": 0, "keep": 1, "body": body});
+    fleet.apply(json!({"name": "keep", "context": {"n": 0}, "nodes": [again, failing("end", 0)], "edges": [["again", "end"]], "output": output})).await;
+    let run = fleet.complete("keep", json!({})).await.0;
+    for from in ["end", "again[4]/next", "again[4]/one", "again"] {
+        let (late, given) = anew(run, from, own).await;
+        assert_eq!(given, json!(5), "from {from}");
+        assert_eq!(anew(late, "again", own).await.1, json!(5), "from {from}");
+    }
+    // an earlier attempt of a block counts as before
+    let fails = json!({"id": "t", "type": "task", "handler": "flaky", "input": {"fail": "{{ 1 if item == 1 else 0 }}", "output": 0}});
+    let body = json!({"nodes": [count("one", 1), fails], "edges": [["one", "t"]]});
+    let each = json!({"id": "each", "type": "foreach", "items": [0, 1], "concurrency": 1, "retry": {"max_attempts": 2, "initial": "1ms"}, "body": body});
+    fleet.apply(json!({"name": "retry", "context": {"n": 0}, "nodes": [each], "output": output})).await;
+    let (run, given) = fleet.complete("retry", json!({})).await;
+    for (from, n) in [("each[1]/t", given.as_i64().unwrap()), ("each[0]/one", given.as_i64().unwrap())] {
+        assert_eq!(anew(run, from, own).await.1, json!(n), "from {from}");
+    }
+    // a node that the new version has not
+    let version = |ids: &[(&str, i32)]| {
+        let nodes: Vec<Value> = ids.iter().map(|(id, amount)| count(id, *amount)).collect();
+        let edges: Vec<Value> = ids.windows(2).map(|pair| json!([pair[0].0, pair[1].0])).collect();
+        json!({"name": "v", "context": {"n": 0}, "nodes": nodes, "edges": edges, "output": output})
+    };
+    fleet.apply(version(&[("a", 1), ("b", 10), ("c", 100), ("x", 1000), ("d", 10_000)])).await;
+    let run = fleet.complete("v", json!({})).await.0;
+    fleet.apply(version(&[("b", 10), ("c", 100), ("d", 10_000)])).await;
+    let (_, given) = anew(run, "c", Version::Latest).await;
+    assert_eq!(given, json!(10_111), "a was done, x is what came after c");
+    fleet.finish().await;
+}
+
+/// What was changed cannot always be had without what is done anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_does_not_fit_without_what_is_done_anew_refuses_the_rerun() {
+    let nodes = [
+        json!({"id": "first", "type": "context", "set": {"v": "text"}}),
+        json!({"id": "list", "type": "context", "set": {"v": []}}),
+        json!({"id": "w", "type": "wait", "signal": "go"}),
+        json!({"id": "add", "type": "context", "append": {"v": 1}}),
+    ];
+    let edges = [["first", "list"], ["first", "w"], ["w", "add"]];
+    let fleet = fleet(json!({"name": "w", "context": {}, "nodes": nodes, "edges": edges})).await;
+    let run = fleet.start("w", json!({})).await;
+    fleet.until("select exists (select from longshore.execution_context_snapshots where n = 2)").await;
+    fleet.enqueuer.signal(run, "go", &1).await.unwrap();
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    let refused = fleet.enqueuer.rerun(run, "list").await.unwrap_err();
+    assert!(refused.to_string().contains("has no list at v") && matches!(refused, RerunError::Context(_)), "{refused}");
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_waits_for_its_next_attempt_has_not_failed() {
     let mut waiting = failing("f", 1);

@@ -314,6 +314,55 @@ async fn what_was_decided_by_the_context_stays_decided() {
     fleet.finish().await;
 }
 
+/// What follows a block, or a step that waits, is decided when that ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_when_a_block_or_a_wait_ended_stays_decided() {
+    let add = json!({"id": "add", "type": "context", "increment": {"n": 1}});
+    let when =
+        |from: &str, to: &str, says: &str| json!({"from": from, "to": to, "when": format!("run.context.n {says}")});
+    let branch = |id: &str| {
+        [failing(&format!("{id}_yes"), 0), failing(&format!("{id}_no"), 0), failing(&format!("{id}_late"), 1)]
+    };
+    let edges = |id: &str| {
+        let (yes, no) = (format!("{id}_yes"), format!("{id}_no"));
+        [when(id, &yes, ">= 1"), when(id, &no, "== 0"), json!([yes, format!("{id}_late")])]
+    };
+    let each = json!({"id": "each", "type": "foreach", "items": [1], "body": {"nodes": [add]}});
+    let nodes = [json!({"id": "m", "type": "milestone", "when": "run.context.n >= 1"}), each].into_iter();
+    let nodes: Vec<Value> = nodes.chain(["m", "each"].into_iter().flat_map(branch)).collect();
+    let edges: Vec<Value> = ["m", "each"].into_iter().flat_map(edges).collect();
+    let fleet = fleet(json!({"name": "w", "context": {"n": 0}, "nodes": nodes, "edges": edges})).await;
+    let run = fleet.start("w", json!({})).await;
+    let mut done = Vec::new();
+    while fleet.ended(run).await.0 == "failed" {
+        done = retry(&fleet, run).await.skipped;
+        assert!(!done.iter().any(|id| id.ends_with("late")), "{done:?}");
+    }
+    assert!(done.contains(&"m_no".to_owned()) && done.contains(&"each_no".to_owned()), "{done:?}");
+    let planned = fleet.enqueuer.rerun(run, "m_late").plan().await.unwrap();
+    assert_eq!(planned.ready, words(&["m_late"]));
+    assert!(planned.reused.contains(&"m_yes".to_owned()), "{planned:?}");
+    fleet.finish().await;
+}
+
+/// A new run has no key, and may have another input; what was decided by them before the place stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_by_the_key_or_the_input_stays_decided() {
+    let definition = json!({"name": "w", "nodes": [failing("a", 0), failing("b", 0), failing("c", 0), failing("d", 0), failing("late", 0)], "edges": [
+        {"from": "a", "to": "b", "when": "run.key == 'k' and run.input == 1"}, {"from": "a", "to": "c", "when": "run.key != 'k' or run.input != 1"},
+        ["b", "d"], ["d", "late"]]});
+    let fleet = fleet(definition).await;
+    let mut run = fleet.enqueuer.start("w", &1).key("k").await.unwrap().id;
+    assert_eq!(fleet.ended(run).await.0, "completed");
+    for from in ["late", "d", "late"] {
+        let done = fleet.enqueuer.rerun(run, from).input(&2).await.unwrap();
+        assert_eq!((done.skipped, done.ready), (words(&["c"]), words(&[from])));
+        run = done.run_id.unwrap();
+        assert_eq!(fleet.ended(run).await.0, "completed");
+    }
+    fleet.finish().await;
+}
+
 /// Random graphs whose nodes fail at their first attempt now and then, tried again until they complete: each node ends as if nothing had failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn however_often_a_run_fails_it_goes_on_as_its_graph_says() {

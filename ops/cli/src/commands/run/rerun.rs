@@ -112,6 +112,7 @@ fn refusal(error: RerunError) -> anyhow::Error {
         | RerunError::Settling { .. }
         | RerunError::OfParent { .. }
         | RerunError::Place { .. }
+        | RerunError::Context(_)
         | RerunError::NothingToDo => Exit::Conflict,
         RerunError::Input(_) => Exit::Usage,
         _ => Exit::Failed,
