@@ -412,8 +412,9 @@ const SESSIONS: &str = "
     select format('%s: %s', application_name, query) from pg_stat_activity
     where datname = current_database() and backend_type = 'client backend' and application_name <> 'longshore-chaos' and query <> ''";
 
-/// A session whose client went without a word ends when its server has said what it had to say.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// A session whose client went without a word ends when its server has said what it had to say: of a statement of the harness itself, on a machine that does other
+/// work, within this time.
+const LAST_WORDS: Duration = Duration::from_secs(60);
 
 /// Everything that is not as it must be; `ledger` was loaded before.
 pub(crate) async fn violations(session: &mut PgConnection) -> Result<Violations> {
@@ -473,6 +474,23 @@ pub(crate) async fn left(session: &mut PgConnection) -> Result<(i64, i64)> {
             + (select count(*) from longshore.workflow_runs r join longshore.workflows w using (workflow_id) where r.state = 4 and w.name = $1),
         (select count(*) from longshore.execution_step_attempts)";
     Ok(sqlx::query_as(sql).bind(workload::STUBBORN).fetch_one(session).await?)
+}
+
+/// What is there of the runs for which a fleet waits that does not settle, and what Postgres is at: for people.
+pub(crate) async fn unsettled(session: &mut PgConnection) -> Result<Violations> {
+    let sql = "
+        with waiting as (
+            select run_id from longshore.closed union select run_id from longshore.workflow_runs where state in (1, 2) order by 1 limit 5)
+        select 'run ' || (to_jsonb(r) - 'input' - 'output' - 'mocks')::text from longshore.workflow_runs r join waiting using (run_id)
+        union all select 'closing ' || to_jsonb(c)::text from longshore.closed c join waiting using (run_id)
+        union all select 'frame ' || (to_jsonb(f) - 'input' - 'output')::text from longshore.frames f join waiting using (run_id)
+        union all select 'ready ' || to_jsonb(s)::text from longshore.step_ready s join waiting using (run_id)
+        union all select 'delayed ' || to_jsonb(s)::text from longshore.step_delayed s join waiting using (run_id)
+        union all select 'waits ' || to_jsonb(s)::text from longshore.step_waiting s join waiting using (run_id)
+        union all select 'lane ' || to_jsonb(l)::text from longshore.lanes l
+        union all select format('session %s, %s since %s, waits for %s %s: %s', pid, state, now() - xact_start, wait_event_type, wait_event, left(query, 200))
+            from pg_stat_activity where datname = current_database() and xact_start is not null and pid <> pg_backend_pid()";
+    Ok(sqlx::query_scalar(sql).fetch_all(session).await?)
 }
 
 /// What a window came to, for the table.

@@ -419,7 +419,7 @@ async fn trouble_and_settle(
         world.over.store(true, Ordering::SeqCst);
         Ok((missed, lanes))
     };
-    let (hits, (missed, lanes)) = tokio::try_join!(faults, window)?;
+    let (hits, (mut missed, lanes)) = tokio::try_join!(faults, window)?;
     let mut hits: BTreeMap<String, u32> = hits.into_iter().collect();
     world.start_postgres().await?;
     let quiet = Instant::now();
@@ -437,6 +437,10 @@ async fn trouble_and_settle(
         if now_recorded > recorded {
             (recorded, progress) = (now_recorded, Instant::now());
         }
+    }
+    if settled.is_none() {
+        let found = check::unsettled(&mut world.session().await?).await?;
+        missed.extend(found.into_iter().map(|found| format!("the fleet did not settle: {found}")));
     }
     // two scrapes more, so that the last figures are told
     tokio::time::sleep(Duration::from_millis(2500)).await;

@@ -7,7 +7,7 @@ use longshore_core::{doctor, explain, inspect};
 use longshore_enqueuer::NewRun;
 use longshore_tests::TestFleet;
 use longshore_tests::fleet::{Gate, TestHandlers, task, with};
-use longshore_tests::lane::settle_all;
+use longshore_tests::lane::{settle_all, until_blocked};
 use longshore_worker::{Failure, Slots, Step};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -252,6 +252,47 @@ async fn the_step_job_that_begins_one_is_nothing_left_over() {
     settled(&fleet).await;
     assert_eq!(recorded(&fleet, run, 1).await, ["undo"]);
     fleet.finish().await;
+}
+
+/// Two settle at once. What the first began to bound a `finally` sets its timer later, so the closing stays until that is gone, though the second looked around
+/// before the first had committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_bounds_one_is_seen_by_all_who_settle() {
+    let (gate, last) = (Gate::default(), Gate::default());
+    let t = tried("t", task("work", "echo"), task("last", "last"));
+    let mut fleet = fleet(json!({"name": "w", "nodes": [t]}), &gate, &last).await;
+    fleet.apply(json!({"name": "first", "nodes": [{"id": "wait", "type": "wait", "signal": "go"}]})).await;
+    let (first, run) = (fleet.start("first", json!({})).await, fleet.start("w", json!({})).await);
+    last.entered(1).await;
+    fleet.until("select exists (select from longshore.step_waiting)").await;
+    fleet.drain().await;
+    cancel(&fleet, first).await;
+    cancel(&fleet, run).await;
+    let pool = &fleet.database.pool;
+    let settle = "select longshore.settle(0::smallint, array_agg(c.run_id), array_agg(c.close_id), '{}', '{}') from longshore.closed c where c.run_id = any ($1)";
+    // the first has begun it, and has not committed
+    let mut one = pool.begin().await.unwrap();
+    sqlx::query(settle).bind([run]).execute(&mut *one).await.unwrap();
+    let mut holder = pool.begin().await.unwrap();
+    sqlx::query("select from longshore.step_waiting for update").execute(&mut *holder).await.unwrap();
+    let other = tokio::spawn({
+        let pool = pool.clone();
+        async move { sqlx::query_scalar::<_, Option<i32>>(settle).bind([first, run]).fetch_one(&pool).await.unwrap() }
+    });
+    until_blocked(pool, 1).await;
+    one.commit().await.unwrap();
+    // the `finally` ends
+    fleet.database.execute("delete from longshore.step_ready where node >= 0").await;
+    fleet.database.execute("update longshore.frames set state = 3, output = '1', finished_at = now() where shield = frame").await;
+    holder.rollback().await.unwrap();
+    assert_eq!(other.await.unwrap(), Some(1));
+    assert_eq!(fleet.database.number("select count(*) from longshore.step_ready where node = -11").await, 1);
+    let left: Vec<Uuid> = sqlx::query_scalar("select run_id from longshore.closed").fetch_all(pool).await.unwrap();
+    assert_eq!(left, [run], "what it will leave is not settled");
+    fleet.add(worker(&fleet, &gate, &last)).await;
+    settled(&fleet).await;
+    assert_eq!(fleet.database.number("select count(*) from longshore.step_delayed").await, 0);
+    fleet.database.drop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,6 +21,7 @@ as $settle$
 declare
     q record;
     f record;
+    l_run uuid[]; l_close bigint[]; l_frame int[];              -- the closings that are looked at
     v_closes bigint[];
     v_closed int[];
     v_settled int := 0;
@@ -48,6 +49,13 @@ begin
             return null;
         end if;
     end loop;
+    -- One settler per closing: the others skip it. All are locked before anything is looked at: what another settler began for one of them (node -11) is seen,
+    -- or the closing is still that one's.
+    for q in select distinct t.run_id from unnest(p_runs) t (run_id) order by t.run_id loop
+        select l_run || array_agg(q.run_id), l_close || array_agg(k.close_id), l_frame || array_agg(k.frame) into l_run, l_close, l_frame
+        from (select c.close_id, c.frame from closed c
+              where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
+    end loop;
     -- the step job -11 of a `finally` may be about to set its timer though that ends meanwhile: looked for where it is first, then where it goes
     select array_agg(s.run_id), array_agg(s.frame) into v_begun_run, v_begun
     from (select distinct t.run_id from unnest(p_runs) t (run_id)) t,
@@ -55,12 +63,9 @@ begin
     with l as materialized (select l.lane_id, l.run_ids, l.frames from lanes l where l.shard = p_shard)
     select coalesce((select array_agg(l.lane_id) from l), '{}'), array_agg(h.run_id), array_agg(h.frame) into v_lanes, v_held_run, v_held_frame
     from (select unnest(l.run_ids) as run_id, unnest(l.frames) as frame from l) h where h.run_id = any (p_runs);
-    for q in select distinct t.run_id from unnest(p_runs) t (run_id) order by t.run_id loop
-        -- one settler per closing: the others skip it
-        select array_agg(k.close_id), array_agg(k.frame) into v_closes, v_closed
-        from (select c.close_id, c.frame from closed c
-              where c.shard = p_shard and c.run_id = q.run_id and c.close_id = any (p_closes) for update skip locked) k;
-        continue when v_closes is null;
+    for q in select t.run_id, array_agg(t.close_id) as closes, array_agg(t.frame) as frames
+             from unnest(l_run, l_close, l_frame) t (run_id, close_id, frame) group by t.run_id order by t.run_id loop
+        v_closes := q.closes; v_closed := q.frames;
         -- The frames that are closed; those within a live `finally` that were closed around that alone; each `try` that has come to its own. All of one
         -- moment, and nothing else is touched: a `finally` that begins meanwhile, and what begins in one, is not what was closed.
         select array_agg(x.frame) filter (where x.closed and not x.spared), array_agg(x.frame) filter (where x.spared),

@@ -1,12 +1,11 @@
 //! Making a new run that takes over from another, and, where it begins within a child run, a new child that takes over from that one.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use uuid::Uuid;
 
 use super::changes::{self, Taken};
-use super::course::{Call, From, Plotter, downstream};
+use super::course::{Call, From, Plotter};
 use super::past::Past;
 use super::place::Place;
 use super::{Error, Plan, Rerun, RunRow, Version, end, load, of_child, plot, run_row, told, values, write};
@@ -109,9 +108,8 @@ async fn start_over(session: &mut Session<'_>, wanted: &Rerun, parent: Option<Aw
     write::take_over(session, (new_id, of), &course, &past, old_number).await?;
     if version.graph.context().is_some() {
         let from = From::place(&place).first().and_then(old_number);
-        let gone = from.map_or_else(BTreeSet::new, |from| downstream(&old.graph, 0, Some(from)));
-        let taken = Taken { course: &course, past: &past, graph: &old.graph, new_number, gone: &gone };
-        changes::take_over(session, (new_id, of), &taken).await?;
+        let taken = Taken::new(&course, &past, &old.graph, new_number, from);
+        changes::take_over(session, (new_id, of), taken).await?;
     }
     write::go_on(session, new_id, &run, version, &course).await?;
     let mut queues = write::queues(version, &course);

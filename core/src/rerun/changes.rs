@@ -1,12 +1,12 @@
 //! The context that a new run takes over: as if what it does anew had never changed it. Its snapshots come along, each with the step whose change it is in the new
 //! run, so that a run which is made of that one may begin earlier.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use uuid::Uuid;
 
 use super::Error;
-use super::course::Course;
+use super::course::{Course, downstream};
 use super::past::{Frame, Past};
 use crate::graph::{Graph, NodeNumber, START};
 use crate::queue::SHARD;
@@ -14,16 +14,20 @@ use crate::session::Session;
 
 /// What tells whose a change is in the new run.
 pub(super) struct Taken<'a, N> {
-    /// Where the new run goes on.
-    pub(super) course: &'a Course,
+    /// Records that count in frames which go on in the new run, those frames, and those that stay as they are.
+    ended: HashSet<(i32, NodeNumber)>,
+    turns: HashSet<i32>,
+    kept: HashSet<i32>,
     /// What the other run has on record.
-    pub(super) past: &'a Past,
+    past: &'a Past,
     /// The other run's version.
-    pub(super) graph: &'a Graph,
+    graph: &'a Graph,
     /// The number in the new version of a node of the other's own graph.
-    pub(super) new_number: N,
+    new_number: N,
     /// The node from which on the other run's own graph is run anew, and all behind it.
-    pub(super) gone: &'a BTreeSet<NodeNumber>,
+    gone: BTreeSet<NodeNumber>,
+    /// What was found out about passes that were forgotten, by their nodes.
+    forgotten: HashMap<NodeNumber, Whose>,
 }
 
 /// Whose a change is in the new run: a frame and a node.
@@ -58,7 +62,7 @@ const NO_MORE: (i32, NodeNumber) = (0, START);
 pub(super) async fn take_over(
     session: &mut Session<'_>,
     (new, of): (Uuid, Uuid),
-    taken: &Taken<'_, impl Fn(NodeNumber) -> Option<NodeNumber>>,
+    mut taken: Taken<'_, impl Fn(NodeNumber) -> Option<NodeNumber>>,
 ) -> Result<(), Error> {
     let changes: Vec<Change> = sqlx::query_as(include_str!("../../sql/rerun/context_changes.sql"))
         .bind(SHARD)
@@ -119,14 +123,37 @@ pub(super) async fn take_over(
     }
 }
 
-impl<N: Fn(NodeNumber) -> Option<NodeNumber>> Taken<'_, N> {
+impl<'a, N: Fn(NodeNumber) -> Option<NodeNumber>> Taken<'a, N> {
+    /// `from`: the node from which on the other run's own graph is run anew, if it has that.
+    pub(super) fn new(
+        course: &Course,
+        past: &'a Past,
+        graph: &'a Graph,
+        new_number: N,
+        from: Option<NodeNumber>,
+    ) -> Self {
+        Self {
+            ended: course.ended.iter().copied().collect(),
+            turns: course.turns.iter().map(|turn| turn.frame).collect(),
+            kept: course.kept.iter().copied().collect(),
+            past,
+            graph,
+            new_number,
+            gone: from.map_or_else(BTreeSet::new, |from| downstream(graph, 0, Some(from))),
+            forgotten: HashMap::new(),
+        }
+    }
+
     /// `nobodys`: it was nobody's in the other run already.
-    fn whose(&self, frame: i32, node: NodeNumber, nobodys: bool) -> Whose {
+    fn whose(&mut self, frame: i32, node: NodeNumber, nobodys: bool) -> Whose {
         if (frame, node) == NO_MORE {
             return Whose::Nobody(frame, node);
         }
         if frame != 0 && self.past.frame(frame).is_none() {
-            return self.forgotten(node);
+            let known = self.forgotten.get(&node).copied();
+            let whose = known.unwrap_or_else(|| self.forgotten(node));
+            self.forgotten.insert(node, whose);
+            return whose;
         }
         match self.stands(frame) {
             Stands::Decided(whose) => whose,
@@ -140,7 +167,7 @@ impl<N: Fn(NodeNumber) -> Option<NodeNumber>> Taken<'_, N> {
     fn record(&self, frame: i32, node: NodeNumber) -> Option<Whose> {
         let number = if frame == 0 { (self.new_number)(node) } else { Some(node) };
         match number {
-            Some(number) if self.course.ended.contains(&(frame, number)) => Some(Whose::Step(frame, number)),
+            Some(number) if self.ended.contains(&(frame, number)) => Some(Whose::Step(frame, number)),
             None if !self.gone.contains(&node) => Some(Whose::Nobody(NO_MORE.0, NO_MORE.1)),
             _ => None,
         }
@@ -153,13 +180,13 @@ impl<N: Fn(NodeNumber) -> Option<NodeNumber>> Taken<'_, N> {
             if let Some(whose) = ended {
                 return Stands::Decided(whose);
             }
-            if self.course.kept.contains(&facts.frame) {
+            if self.kept.contains(&facts.frame) {
                 return Stands::Stays;
             }
-            if !self.goes_on(facts.frame) {
+            if !self.turns.contains(&facts.frame) {
                 // of an earlier attempt of a block that goes on, or of one of its iterations
                 let newest = if facts.whole {
-                    self.past.whole(facts.parent, facts.block).filter(|newest| self.goes_on(newest.facts.frame))
+                    self.past.whole(facts.parent, facts.block).filter(|newest| self.turns.contains(&newest.facts.frame))
                 } else {
                     let body = self.past.body(facts.parent, facts.iteration);
                     body.filter(|newest| newest.facts.frame != facts.frame).and(self.past.frame(facts.parent))
@@ -169,10 +196,6 @@ impl<N: Fn(NodeNumber) -> Option<NodeNumber>> Taken<'_, N> {
             }
         }
         Stands::GoOn
-    }
-
-    fn goes_on(&self, frame: i32) -> bool {
-        self.course.turns.iter().any(|turn| turn.frame == frame)
     }
 
     /// A pass of a `while` that keeps its newest only: it was one before those that the block has. Which instance of the block it was of is not known where there
