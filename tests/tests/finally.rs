@@ -283,7 +283,10 @@ async fn what_bounds_one_is_seen_by_all_who_settle() {
     one.commit().await.unwrap();
     // the `finally` ends
     fleet.database.execute("delete from longshore.step_ready where node >= 0").await;
-    fleet.database.execute("update longshore.frames set state = 3, output = '1', finished_at = now() where shield = frame").await;
+    fleet
+        .database
+        .execute("update longshore.frames set state = 3, output = '1', finished_at = now() where shield = frame")
+        .await;
     holder.rollback().await.unwrap();
     assert_eq!(other.await.unwrap(), Some(1));
     assert_eq!(fleet.database.number("select count(*) from longshore.step_ready where node = -11").await, 1);
