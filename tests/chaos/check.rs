@@ -19,11 +19,12 @@ pub(crate) type Violations = Vec<String>;
 const TABLES: &str = "
     create schema if not exists chaos;
     drop table if exists chaos.started, chaos.rolled_back, chaos.canceled, chaos.began, chaos.carried, chaos.gave, chaos.killed, chaos.skips,
-        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails, chaos.sent, chaos.unsent, chaos.rerun;
+        chaos.gives_up, chaos.open, chaos.iterations, chaos.fails, chaos.sent, chaos.unsent, chaos.rerun, chaos.paused;
     create table chaos.started (run_id uuid, kind text, x bigint, key text);
     create table chaos.rolled_back (run_id uuid);
     create table chaos.rerun (run_id uuid, of_run uuid, from_id text);
     create table chaos.canceled (run_id uuid, at timestamptz);
+    create table chaos.paused (run_id uuid);
     create table chaos.sent (run_id uuid, token text, id bigint, key text);
     create table chaos.unsent (run_id uuid, token text);
     create table chaos.began (run_id uuid, frame int, node_id text, attempt int, mark uuid, pid bigint);
@@ -105,7 +106,7 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
     let (mut rolled_back, mut canceled, mut canceled_at, mut killed, mut killed_at) =
         (Vec::new(), Vec::new(), Vec::<Option<DateTime<Utc>>>::new(), Vec::<i64>::new(), Vec::new());
     let (mut sent, mut tokens, mut ids, mut sent_keys) = (Vec::new(), Vec::new(), Vec::<i64>::new(), Vec::new());
-    let (mut unsent, mut unsent_tokens) = (Vec::new(), Vec::new());
+    let (mut unsent, mut unsent_tokens, mut paused) = (Vec::new(), Vec::new(), Vec::new());
     let (mut reruns, mut of_runs, mut from_ids) = (Vec::new(), Vec::new(), Vec::new());
     for entry in ledger {
         match entry {
@@ -121,6 +122,7 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
                 of_runs.push(*of);
                 from_ids.push(from.clone());
             }
+            Entry::Pausing { run } => paused.push(*run),
             Entry::Canceling { run } => {
                 canceled.push(*run);
                 canceled_at.push(None);
@@ -157,6 +159,8 @@ async fn insert(session: &mut PgConnection, ledger: &[Entry]) -> Result<()> {
     sqlx::query(started).bind(runs).bind(kinds).bind(xs).bind(keys).execute(&mut *session).await?;
     let back = "insert into chaos.rolled_back select * from unnest($1::uuid[])";
     sqlx::query(back).bind(rolled_back).execute(&mut *session).await?;
+    let pauses = "insert into chaos.paused select * from unnest($1::uuid[])";
+    sqlx::query(pauses).bind(paused).execute(&mut *session).await?;
     let rerun = "insert into chaos.rerun select * from unnest($1::uuid[], $2::uuid[], $3::text[])";
     sqlx::query(rerun).bind(reruns).bind(of_runs).bind(from_ids).execute(&mut *session).await?;
     let cancel = "insert into chaos.canceled select * from unnest($1::uuid[], $2::timestamptz[])";
@@ -529,7 +533,10 @@ const FIGURES: &str = "
         join chaos.began b on b.run_id = l.run_id and b.frame = l.frame and b.node_id = w.id and b.attempt = l.attempt
         join chaos.killed k on k.pid = b.pid
         join longshore.execution_step_attempts n on n.run_id = l.run_id and n.frame = l.frame and n.node = l.node and n.attempt = l.attempt + 1
-        where l.outcome = 3 and n.claimed_at is not null and k.at <= n.claimed_at)
+        where l.outcome = 3 and n.claimed_at is not null and k.at <= n.claimed_at
+          -- nothing of a paused run goes on
+          and not exists (select from chaos.paused p where p.run_id = l.run_id)
+          and not exists (select from longshore.workflows x where x.workflow_id = r.workflow_id and x.name = 'parks'))
     select (select count(*) from longshore.workflow_runs where state > 2) as runs,
         (select count(*) from longshore.execution_step_attempts where outcome in (1, 2, 5) and node >= 0) as steps,
         (select count(*) from longshore.execution_step_attempts where outcome = 3) as lost,

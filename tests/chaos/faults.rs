@@ -257,14 +257,20 @@ fn hits(world: &World, which: impl Fn(&Trouble) -> &AtomicU32) -> u32 {
     world.ways.iter().map(|way| which(way).load(Ordering::Relaxed)).sum()
 }
 
+/// How long a partition may last.
+pub(crate) const LONGEST_PARTITION: Duration = Duration::from_secs(60);
+
 async fn partition(world: &World, random: &mut StdRng) -> Result<u32> {
     let partition = world.partition.as_ref().context("no network namespace")?;
     let mut hits = 0;
     while world.pause(between(random, s(1), s(4))).await {
         partition.part()?;
         // mostly short ones, as most are; the longest outlast every lease
-        let time =
-            if random.random_range(0..4) == 0 { between(random, s(10), s(60)) } else { between(random, s(1), s(10)) };
+        let time = if random.random_range(0..4) == 0 {
+            between(random, s(10), LONGEST_PARTITION)
+        } else {
+            between(random, s(1), s(10))
+        };
         world.pause(time).await;
         partition.heal()?;
         hits += 1;

@@ -27,6 +27,8 @@ pub(crate) enum Entry {
     Sent { run: Uuid, token: Uuid, id: i64, key: Option<String> },
     /// A rerun was acknowledged: a new run that takes over from another all that does not come after this node.
     Rerun { run: Uuid, of: Uuid, from: String },
+    /// A run is to be paused.
+    Pausing { run: Uuid },
     /// A signal was written in a transaction that was rolled back.
     Unsent { run: Uuid, token: Uuid },
     /// A handler began, with the marks that its input carries, by the clock of its process.

@@ -59,6 +59,7 @@ pub(crate) async fn operate(load: Arc<Load>, mut random: StdRng) -> Result<()> {
         let over = load.over.load(Ordering::Relaxed);
         if !over {
             for run in runs(&load, SOME).await {
+                load.ledger.append(&Entry::Pausing { run })?;
                 if enqueuer
                     .pause(run, "the operator of the harness")
                     .await

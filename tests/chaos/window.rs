@@ -423,7 +423,9 @@ async fn trouble_and_settle(
     let mut hits: BTreeMap<String, u32> = hits.into_iter().collect();
     world.start_postgres().await?;
     let quiet = Instant::now();
-    let patience = NO_PROGRESS + settings.lease * 4;
+    // what a partition kept from arriving is sent again after as long as that lasted, with the locks of its statement held meanwhile
+    let parted = if settings.has(Fault::Partition) { faults::LONGEST_PARTITION } else { Duration::ZERO };
+    let patience = NO_PROGRESS + settings.lease * 4 + parted;
     let (mut settled, mut recorded, mut progress) = (None, 0, Instant::now());
     while settled.is_none() && progress.elapsed() < patience {
         watch().await?;
